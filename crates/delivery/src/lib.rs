@@ -1,0 +1,15 @@
+//! The delivery rules as pure functions over plain values: what the gateway, the embedded backplane, the fuzzer and the
+//! model checker run. No runtime, no clock, no chance, no Redis. The rules and their reasons: docs/delivery.md.
+
+pub mod batch;
+pub mod consumer;
+pub mod invariants;
+pub mod record;
+pub mod types;
+
+pub use batch::{BatchNumber, Batcher, Full};
+pub use consumer::{Consumer, Step};
+pub use record::Record;
+pub use types::{
+    Attached, BadBefore, Kind, Limits, NewMessage, Place, Placed, Reason, Registration, Standing, Start, Verified,
+};

@@ -1,0 +1,286 @@
+//! What clients say.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::fields::{Fields, Raw};
+use crate::address::Address;
+use crate::cursor::Cursor;
+use crate::ids::{DeviceId, MessageId};
+use crate::limits::{CURSORS_MAX, HISTORY_LIMIT_MAX, STREAMS_MAX};
+use crate::node::Encoding;
+
+/// One frame of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientFrame {
+    Hello(Hello),
+    Send(Send),
+    /// The device has everything up to `cursor` (`None`: one that cannot be read).
+    Ack {
+        of: Address,
+        cursor: Cursor,
+    },
+    History {
+        id: MessageId,
+        of: Address,
+        before: Option<Cursor>,
+        limit: u64,
+    },
+    Ping {
+        id: Option<MessageId>,
+    },
+}
+
+/// The first frame.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hello {
+    pub token: Option<String>,
+    pub device: Option<DeviceId>,
+    /// By stream; newest first. `None` stands for a cursor that cannot be read.
+    pub cursors: Vec<(Address, Vec<Option<Cursor>>)>,
+    pub from: Option<From>,
+    /// The client takes arrays of frames.
+    pub batch: bool,
+}
+
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token_bytes = self.token.as_ref().map(String::len);
+        f.debug_struct("Hello")
+            .field("token_bytes", &token_bytes)
+            .field("device", &self.device)
+            .field("cursors", &self.cursors)
+            .field("from", &self.from)
+            .field("batch", &self.batch)
+            .finish()
+    }
+}
+
+/// Where a stream starts that has no cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    Oldest,
+    Now,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Send {
+    pub id: MessageId,
+    pub to: Address,
+    pub body: Body,
+    pub ephemeral: bool,
+    /// Milliseconds since the first try, if this is not the first.
+    pub retry_age_ms: Option<u64>,
+    pub expires_ms: Option<u64>,
+}
+
+/// A body as it came, unparsed. `Debug` prints its length only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Body {
+    pub encoding: Encoding,
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({:?}, {} bytes)", self.encoding, self.bytes.len())
+    }
+}
+
+/// Why one frame cannot be executed; answered with `bad_request`, and the connection stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameError {
+    /// The frame's `id`, where it could be read.
+    pub id: Option<MessageId>,
+    /// The field, what was expected, and what came.
+    pub message: String,
+}
+
+impl ClientFrame {
+    /// Reads the fields of one map. Unknown fields are ignored.
+    ///
+    /// # Errors
+    /// [`FrameError`] names the field and what was expected.
+    pub fn read(frame: &Bytes, fields: &Fields<'_>) -> Result<Self, FrameError> {
+        let reader = FieldReader { fields };
+        reader.frame(frame).map_err(|message| {
+            let id = fields.get("id").and_then(|raw| raw.text()).and_then(|text| MessageId::parse(&text).ok());
+            FrameError { id, message }
+        })
+    }
+}
+
+/// Reads fields with errors that say which field, what was expected and what came.
+struct FieldReader<'f, 'a> {
+    fields: &'f Fields<'a>,
+}
+
+const TYPES: &str = "hello, send, ack, history or ping";
+
+impl<'a> FieldReader<'_, 'a> {
+    fn frame(&self, frame: &Bytes) -> Result<ClientFrame, String> {
+        let kind = self.text("type")?.ok_or_else(|| format!("`type` is missing: expected {TYPES}"))?;
+        match &*kind {
+            "send" => self.send(frame).map(ClientFrame::Send),
+            "hello" => self.hello().map(ClientFrame::Hello),
+            "ack" => Ok(ClientFrame::Ack {
+                of: self.address("of")?,
+                cursor: self.cursor("cursor")?.ok_or_else(|| missing("cursor", "a cursor"))?,
+            }),
+            "history" => self.history(),
+            "ping" => Ok(ClientFrame::Ping { id: self.text("id")?.map(|text| parse_id(&text)).transpose()? }),
+            other => Err(format!("`type` {} is none of this protocol: expected {TYPES}", shown(other))),
+        }
+    }
+
+    fn hello(&self) -> Result<Hello, String> {
+        let device = self
+            .text("device")?
+            .map(|text| DeviceId::parse(&text).map_err(|e| format!("`device`: {e}")))
+            .transpose()?;
+        let from = match self.text("from")?.as_deref() {
+            None => None,
+            Some("oldest") => Some(From::Oldest),
+            Some("now") => Some(From::Now),
+            Some(other) => return Err(format!("`from`: expected \"oldest\" or \"now\", got {}", shown(other))),
+        };
+        Ok(Hello {
+            token: self.text("token")?.map(Cow::into_owned),
+            device,
+            cursors: self.cursors()?,
+            from,
+            batch: self.bool("batch")?,
+        })
+    }
+
+    fn cursors(&self) -> Result<Vec<(Address, Vec<Option<Cursor>>)>, String> {
+        const EXPECTED: &str = "a map from stream to a cursor or an array of cursors";
+        let Some(raw) = self.present("cursors") else { return Ok(Vec::new()) };
+        let map = raw.map().ok_or_else(|| unexpected("cursors", EXPECTED, &raw))?;
+        let mut streams = Vec::new();
+        for (key, value) in map.iter() {
+            let of = Address::parse(key).map_err(|e| format!("`cursors`: {} is no stream: {e}", shown(key)))?;
+            let one = |raw: &Raw<'_>| {
+                raw.text().map(|t| Cursor::from_text(&t)).ok_or_else(|| unexpected("cursors", EXPECTED, raw))
+            };
+            let list = match value.array() {
+                Some(list) => list.iter().map(one).collect::<Result<Vec<_>, _>>()?,
+                None => vec![one(&value)?],
+            };
+            if list.len() > CURSORS_MAX {
+                return Err(format!(
+                    "`cursors`: expected at most {CURSORS_MAX} cursors of a stream, got {}",
+                    list.len()
+                ));
+            }
+            // An empty list says nothing about the stream.
+            if !list.is_empty() {
+                streams.push((of, list));
+            }
+            if streams.len() > STREAMS_MAX {
+                return Err(format!("`cursors`: expected at most {STREAMS_MAX} streams"));
+            }
+        }
+        Ok(streams)
+    }
+
+    fn send(&self, frame: &Bytes) -> Result<Send, String> {
+        let id = self.id()?;
+        let to = self.address("to")?;
+        let raw = self.fields.get("body").ok_or_else(|| missing("body", "any value"))?;
+        if let Some(refusal) = raw.refusal {
+            return Err(format!("`body`: {refusal}"));
+        }
+        let ephemeral = self.bool("ephemeral")?;
+        let retry = self.bool("retry")?;
+        if ephemeral && retry {
+            return Err("`retry`: an ephemeral message is kept nowhere, so there is nothing to find again".to_owned());
+        }
+        let age_ms = self.number("age_ms")?;
+        let retry_age_ms = match (retry, age_ms) {
+            (false, _) => None,
+            (true, Some(age)) => Some(age),
+            (true, None) => return Err(missing("age_ms", "the milliseconds since the first try")),
+        };
+        match self.text("ack")?.as_deref() {
+            None | Some("stored") => {}
+            Some(other) => return Err(format!("`ack`: expected \"stored\", got {}", shown(other))),
+        }
+        if matches!(to, Address::Device(..)) && !ephemeral {
+            return Err(
+                "`to`: one device takes ephemeral messages only; expected user:ID, or `ephemeral: true`".to_owned()
+            );
+        }
+        let expires_ms = self.number("expires_ms")?;
+        if expires_ms == Some(0) {
+            return Err("`expires_ms`: expected at least 1 millisecond, got 0".to_owned());
+        }
+        let body = Body { encoding: raw.encoding, bytes: frame.slice_ref(raw.bytes) };
+        Ok(Send { id, to, body, ephemeral, retry_age_ms, expires_ms })
+    }
+
+    fn history(&self) -> Result<ClientFrame, String> {
+        let limit = self.number("limit")?.unwrap_or(HISTORY_LIMIT_MAX / 4);
+        if !(1..=HISTORY_LIMIT_MAX).contains(&limit) {
+            return Err(format!("`limit`: expected 1 to {HISTORY_LIMIT_MAX}, got {limit}"));
+        }
+        Ok(ClientFrame::History { id: self.id()?, of: self.address("of")?, before: self.cursor("before")?, limit })
+    }
+
+    /// A field that is there and not null.
+    fn present(&self, name: &str) -> Option<Raw<'a>> {
+        self.fields.get(name).filter(|raw| !raw.is_null())
+    }
+
+    fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
+        self.present(name).map(|raw| raw.text().ok_or_else(|| unexpected(name, "a text", &raw))).transpose()
+    }
+
+    fn bool(&self, name: &str) -> Result<bool, String> {
+        self.present(name).map_or(Ok(false), |raw| raw.bool().ok_or_else(|| unexpected(name, "true or false", &raw)))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        self.present(name)
+            .map(|raw| raw.u64().ok_or_else(|| unexpected(name, "a whole number from 0 on", &raw)))
+            .transpose()
+    }
+
+    fn id(&self) -> Result<MessageId, String> {
+        let text = self.text("id")?.ok_or_else(|| missing("id", "an ID that names this frame"))?;
+        parse_id(&text)
+    }
+
+    fn address(&self, name: &str) -> Result<Address, String> {
+        let text = self.text(name)?.ok_or_else(|| missing(name, "an address"))?;
+        Address::parse(&text).map_err(|e| format!("`{name}`: {} is no address: {e}", shown(&text)))
+    }
+
+    fn cursor(&self, name: &str) -> Result<Option<Cursor>, String> {
+        let read = |text: Cow<'_, str>| {
+            Cursor::from_text(&text).ok_or_else(|| format!("`{name}`: expected a cursor as a message carries it"))
+        };
+        self.text(name)?.map(read).transpose()
+    }
+}
+
+fn parse_id(text: &str) -> Result<MessageId, String> {
+    MessageId::parse(text).map_err(|e| format!("`id`: {e}"))
+}
+
+fn missing(name: &str, expected: &str) -> String {
+    format!("`{name}` is missing: expected {expected}")
+}
+
+fn unexpected(name: &str, expected: &str, raw: &Raw<'_>) -> String {
+    format!("`{name}`: expected {expected}, got {}", raw.kind())
+}
+
+/// A client's text in a message: quoted, and no longer than a line.
+fn shown(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
+}

@@ -1,0 +1,158 @@
+//! What every backplane answers. `Commands` is the handle of one generation: what is asked of it is answered by that
+//! master, or not at all.
+
+mod batch;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use delivery::record;
+use delivery::{Attached, Registration, Verified};
+use protocol::{Address, Bundle, Cursor, DeviceId, Epoch, NodeId, Page};
+use protocol::{ConnectionId, Text};
+
+pub use batch::{Batch, BatchAnswer, BatchBuilder, BatchResult, Group, Slot};
+
+use crate::error::{BackplaneError, HistoryError, Loss};
+
+/// A boxed future, one per call: calls are batches, so the box is not what costs.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A place that generations are opened at: one on a single Redis, one a master in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source(pub u16);
+
+/// One attach: a registration and the cursors to go on from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachRequest {
+    pub of: Text,
+    /// Of a new life of the inbox, if one begins: random.
+    pub epoch: Epoch,
+    pub request: record::AttachRequest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub of: Text,
+    /// Newest first; each is checked for itself.
+    pub after: Vec<Cursor>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRequest {
+    pub of: Text,
+    pub registration: Registration,
+    pub cursor: Cursor,
+}
+
+/// Exactly one registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetachRequest {
+    pub of: Text,
+    pub connection: ConnectionId,
+    pub reg: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryRequest {
+    pub of: Text,
+    pub before: Option<Cursor>,
+    pub limit: usize,
+}
+
+/// The inboxes, as one generation of one node reaches them. Source of the rules: docs/delivery.md.
+///
+/// # Cancellation
+/// Dropping an answer does not take the call back.
+pub trait Log: Send + Sync + std::fmt::Debug {
+    /// Appends one batch and publishes each message to the nodes where its address is: one lane, one round trip. After an
+    /// answer, whoever attaches later reads the entry: append and attach are scripts on one slot. The same number twice is
+    /// stored once.
+    ///
+    /// # Errors
+    /// Of the whole call; a fault of one address is in the answer.
+    fn append<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Result<BatchResult, BackplaneError>>;
+
+    /// Publishes one bundle to one node; answers how many subscribers heard it.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn publish<'a>(&'a self, node: &'a NodeId, bundle: &'a Bundle) -> Answer<'a, Result<u64, BackplaneError>>;
+
+    /// Registers connections and reads their first pages. Answers in order.
+    ///
+    /// # Errors
+    /// Of the whole call, or of one request.
+    fn attach<'a>(
+        &'a self,
+        requests: &'a [AttachRequest],
+    ) -> Answer<'a, Result<Vec<Result<Attached, BackplaneError>>, BackplaneError>>;
+
+    /// Reads from the newest cursor that holds; `None` where there is no record.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn read<'a>(&'a self, request: &'a ReadRequest) -> Answer<'a, Result<Option<Attached>, BackplaneError>>;
+
+    /// Says where cursors stand, and puts locations back that were lost.
+    ///
+    /// # Errors
+    /// Of the whole call, or of one request.
+    fn verify<'a>(
+        &'a self,
+        requests: &'a [VerifyRequest],
+    ) -> Answer<'a, Result<Vec<Result<Verified, BackplaneError>>, BackplaneError>>;
+
+    /// Removes exactly these registrations of this node.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`]. What was not removed is found by the next attach or verify of the address.
+    fn detach<'a>(&'a self, requests: &'a [DetachRequest]) -> Answer<'a, Result<(), BackplaneError>>;
+
+    /// Entries before a place, newest last, and whether there are older ones.
+    ///
+    /// # Errors
+    /// See [`HistoryError`].
+    fn history<'a>(&'a self, request: &'a HistoryRequest) -> Answer<'a, Result<(Page, bool), HistoryError>>;
+
+    /// Devices have everything up to these cursors.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`]: the acks are lost then, and come again with the next message.
+    fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>>;
+
+    /// The backplane's clock in microseconds, estimated without asking.
+    fn now_us(&self) -> u64;
+}
+
+/// The handle of one generation.
+pub type Commands = Arc<dyn Log>;
+
+/// The receiving half of one generation: bounded, ends once, says why, never resumes.
+pub trait Subscription: Send {
+    /// The next bundle for this node.
+    ///
+    /// # Errors
+    /// [`Loss`]: the generation has ended. Every later call says so again.
+    ///
+    /// # Cancellation
+    /// Safe: a dropped call loses nothing.
+    fn next(&mut self) -> Answer<'_, Result<Bundle, Loss>>;
+}
+
+/// A backplane for one node.
+pub trait Backplane: Send + Sync {
+    fn sources(&self) -> Vec<Source>;
+
+    /// Opens one generation: subscribed, probed, and answered by a master. Never resumes by itself.
+    ///
+    /// # Errors
+    /// [`BackplaneError`]: try again after a while.
+    fn open(&self, source: Source) -> Answer<'_, Result<(Commands, Box<dyn Subscription>), BackplaneError>>;
+}
+
+/// The text that names the record of an address.
+pub fn record_of(address: &Address) -> Text {
+    Text::from(address.record().to_string())
+}

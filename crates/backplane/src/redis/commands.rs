@@ -1,0 +1,237 @@
+//! The asking half of a generation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use delivery::{Attached, Verified};
+use fred::clients::Client;
+use fred::interfaces::PubsubInterface;
+use fred::types::Value;
+use protocol::limits::DEVICES_MAX;
+use protocol::{Bundle, Cursor, DeviceId, NodeId, Page, Text};
+use routing::SlotGroup;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::scripts::{Scripts, bytes_of, classify, items_of};
+use super::{RedisSettings, append, requests};
+use crate::api::{
+    Answer, AttachRequest, Batch, BatchResult, DetachRequest, HistoryRequest, Log, ReadRequest, VerifyRequest,
+};
+use crate::error::{BackplaneError, HistoryError, Loss};
+
+/// What both halves of a generation know about its end.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    why: parking_lot::Mutex<Option<Loss>>,
+    raised: Notify,
+}
+
+impl Doubt {
+    /// The first doubt counts; it ends the generation.
+    pub(super) fn raise(&self, loss: Loss) {
+        self.why.lock().get_or_insert(loss);
+        self.raised.notify_waiters();
+        self.raised.notify_one();
+    }
+
+    pub(super) fn get(&self) -> Option<Loss> {
+        *self.why.lock()
+    }
+
+    pub(super) async fn wait(&self) -> Loss {
+        loop {
+            let raised = self.raised.notified();
+            if let Some(loss) = self.get() {
+                return loss;
+            }
+            raised.await;
+        }
+    }
+}
+
+/// The asking half of a generation.
+pub(super) struct RedisCommands {
+    pub(super) client: Client,
+    pub(super) settings: Arc<RedisSettings>,
+    pub(super) scripts: Arc<Scripts>,
+    pub(super) doubt: Arc<Doubt>,
+    pub(super) clock: Arc<RedisClock>,
+}
+
+impl std::fmt::Debug for RedisCommands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisCommands").field("node", &self.settings.node).finish_non_exhaustive()
+    }
+}
+
+/// Redis' clock without asking it: its time at some moment, and how long ago that was.
+#[derive(Debug)]
+pub(super) struct RedisClock {
+    start: Instant,
+    /// Redis' microseconds at `start`.
+    offset_us: AtomicU64,
+    /// Microseconds from `start` to the last answer.
+    answered_us: AtomicU64,
+}
+
+impl RedisClock {
+    pub(super) fn new(now_us: u64) -> Self {
+        Self { start: Instant::now(), offset_us: AtomicU64::new(now_us), answered_us: AtomicU64::new(0) }
+    }
+
+    /// What Redis' clock says now, for the first time.
+    pub(super) fn start_at(&self, now_us: u64) {
+        self.set(now_us);
+        self.answered();
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn now_us(&self) -> u64 {
+        self.offset_us.load(Ordering::Relaxed) + self.elapsed_us()
+    }
+
+    fn set(&self, now_us: u64) {
+        self.offset_us.store(now_us.saturating_sub(self.elapsed_us()), Ordering::Relaxed);
+    }
+
+    pub(super) fn answered(&self) {
+        self.answered_us.store(self.elapsed_us(), Ordering::Relaxed);
+    }
+
+    /// How long nothing has been answered.
+    pub(super) fn silence_us(&self) -> u64 {
+        self.elapsed_us().saturating_sub(self.answered_us.load(Ordering::Relaxed))
+    }
+}
+
+impl RedisCommands {
+    /// Books what a call says about the generation: an answer, or a refusal that only another master can mend.
+    fn book<T>(&self, result: Result<T, BackplaneError>) -> Result<T, BackplaneError> {
+        match &result {
+            Ok(_) => self.clock.answered(),
+            Err(BackplaneError::NotRun(why)) => {
+                self.clock.answered();
+                self.book_refusal(why);
+            }
+            Err(BackplaneError::Unknown(_)) => {}
+        }
+        result
+    }
+
+    fn book_refusal(&self, why: &str) {
+        if why.contains("READONLY") || why.contains("MOVED") {
+            self.doubt.raise(Loss::NotMaster);
+        }
+    }
+
+    async fn run_append(&self, batch: &Batch) -> Result<BatchResult, BackplaneError> {
+        let (keys, args) = append::call(&self.settings, batch);
+        let reply = self.book(self.scripts.append.run(&self.client, keys, args).await)?;
+        let (result, now_us) = append::answer(batch, bytes_of(reply))?;
+        if let Some(now_us) = now_us {
+            self.clock.set(now_us);
+        }
+        if let BatchResult::Answered(answer) = &result {
+            if answer.receivers.iter().any(|(node, heard)| *node == self.settings.node && *heard == 0) {
+                self.doubt.raise(Loss::Unheard);
+            }
+            answer.groups.iter().filter_map(|g| g.as_ref().err()).for_each(|why| self.book_refusal(why));
+        }
+        Ok(result)
+    }
+
+    async fn run_ack(&self, acks: &[(Text, DeviceId, Cursor)]) -> Result<(), BackplaneError> {
+        let names = self.settings.topology.keys();
+        let (mut keys, mut args) = (Vec::with_capacity(3 * acks.len()), vec![requests::number(DEVICES_MAX as u64)]);
+        for (of, device, cursor) in acks {
+            let record = names.record(of);
+            keys.extend([record.meta, record.inbox, record.cursors]);
+            args.push(requests::text(device.as_str()));
+            args.push(requests::cursor(Some(cursor)));
+        }
+        self.book(self.scripts.ack.run(&self.client, keys, args).await).map(drop)
+    }
+
+    async fn run_detach(&self, list: &[DetachRequest]) -> Result<(), BackplaneError> {
+        let names = self.settings.topology.keys();
+        let (mut keys, mut args) = (Vec::with_capacity(2 * list.len()), Vec::with_capacity(4 * list.len()));
+        for DetachRequest { of, connection, reg } in list {
+            keys.extend([names.record(of).meta, names.located(of, &self.settings.node)]);
+            args.extend([requests::text(of), requests::text(self.settings.node.as_str())]);
+            args.extend([requests::connection(*connection), requests::number(*reg)]);
+        }
+        let answers = items_of(self.book(self.scripts.detach.run(&self.client, keys, args).await)?);
+        let failed = answers.into_iter().map(bytes_of).find(|answer| answer.first() == Some(&255));
+        failed.map_or(Ok(()), |why| self.book(Err(requests::refused(&why[1..]))))
+    }
+}
+
+impl Log for RedisCommands {
+    fn append<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Result<BatchResult, BackplaneError>> {
+        Box::pin(self.run_append(batch))
+    }
+
+    fn publish<'a>(&'a self, node: &'a NodeId, bundle: &'a Bundle) -> Answer<'a, Result<u64, BackplaneError>> {
+        Box::pin(async move {
+            let channel = self.settings.topology.channel(node, SlotGroup(0));
+            let payload = Value::Bytes(Bytes::from(bundle.encode()));
+            self.book(self.client.publish(channel.0, payload).await.map_err(classify))
+        })
+    }
+
+    fn attach<'a>(
+        &'a self,
+        list: &'a [AttachRequest],
+    ) -> Answer<'a, Result<Vec<Result<Attached, BackplaneError>>, BackplaneError>> {
+        Box::pin(async move {
+            let (keys, args) = requests::attach_call(&self.settings, list);
+            let answers = items_of(self.book(self.scripts.attach.run(&self.client, keys, args).await)?);
+            let gone = || BackplaneError::NotRun("no record, and none was begun".to_owned());
+            let one = |answer| self.book(requests::attached(answer).and_then(|found| found.ok_or_else(gone)));
+            Ok(answers.into_iter().map(one).collect())
+        })
+    }
+
+    fn read<'a>(&'a self, request: &'a ReadRequest) -> Answer<'a, Result<Option<Attached>, BackplaneError>> {
+        Box::pin(async move {
+            let (keys, args) = requests::read_call(&self.settings, request);
+            let answers = items_of(self.book(self.scripts.attach.run(&self.client, keys, args).await)?);
+            answers.into_iter().next().map_or(Ok(None), requests::attached)
+        })
+    }
+
+    fn verify<'a>(
+        &'a self,
+        list: &'a [VerifyRequest],
+    ) -> Answer<'a, Result<Vec<Result<Verified, BackplaneError>>, BackplaneError>> {
+        Box::pin(async move {
+            let (keys, args) = requests::verify_call(&self.settings, list);
+            let answers = items_of(self.book(self.scripts.verify.run(&self.client, keys, args).await)?);
+            Ok(answers.into_iter().map(requests::verified).collect())
+        })
+    }
+
+    fn detach<'a>(&'a self, list: &'a [DetachRequest]) -> Answer<'a, Result<(), BackplaneError>> {
+        Box::pin(self.run_detach(list))
+    }
+
+    fn history<'a>(&'a self, request: &'a HistoryRequest) -> Answer<'a, Result<(Page, bool), HistoryError>> {
+        Box::pin(async move {
+            let (keys, args) = requests::history_call(&self.settings, request);
+            requests::history(self.book(self.scripts.history.run(&self.client, keys, args).await)?)
+        })
+    }
+
+    fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>> {
+        Box::pin(self.run_ack(acks))
+    }
+
+    fn now_us(&self) -> u64 {
+        self.clock.now_us()
+    }
+}

@@ -1,0 +1,118 @@
+-- What all scripts share. Each script is this text and its own, joined when the node is built.
+--
+-- The rules are those of delivery/src/record.rs, which the conformance suite compares step by step with this.
+-- Meta is one packed string, numbers big-endian:
+--   | 1 | epoch 8 | b 8 | last 8 | bytes 8 | oldest 8 | expiry 8 | t 8 | d 8 | v 8 | locations |
+-- a location: | reg 8 | connection 8 | n 1 | m 1 | node n | device m |
+-- `b` is the number of the entry at index 0 (the base), `last` the stamp of the newest, `bytes` the size of all, `oldest`
+-- a stamp that nothing deliverable is older than, `t` the newest retry's time, `d` and `v` are reserved.
+local call, pcall_redis = redis.call, redis.pcall
+local pack, unpack_struct, sub, byte, concat = struct.pack, struct.unpack, string.sub, string.byte, table.concat
+local floor, max, min = math.floor, math.max, math.min
+
+local META_VERSION = 1
+local HEAD_BYTES = 73
+local STUB_TAG = string.rep('\0', 8)
+
+-- Microseconds. The same value during one run of a script.
+local function clock()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- The text of an error that redis.call raised or a Lua error.
+local function message(err)
+  return type(err) == 'table' and err.err or tostring(err)
+end
+
+local function life_ms(retention_ms)
+  return max(floor(retention_ms * 9 / 8), 120000)
+end
+
+local function parse(raw)
+  if #raw < HEAD_BYTES or byte(raw, 1) ~= META_VERSION then error('BADMETA the meta of this address has another form') end
+  local m = { epoch = sub(raw, 2, 9) }
+  m.b, m.last, m.bytes, m.oldest, m.expiry, m.t, m.d, m.v = unpack_struct('>I8I8I8I8I8I8I8I8', raw, 10)
+  m.tail = sub(raw, HEAD_BYTES + 1)
+  return m
+end
+
+local function whole(m)
+  return '\1' .. m.epoch .. pack('>I8I8I8I8I8I8I8I8', m.b, m.last, m.bytes, m.oldest, m.expiry, m.t, m.d, m.v) .. m.tail
+end
+
+local function stub(now)
+  return '\1' .. STUB_TAG .. pack('>I8', now)
+end
+
+local function stamp_of(entry)
+  return (unpack_struct('>I8', entry, 10))
+end
+
+-- A new life of an inbox; locations and reserved fields of the old meta stay.
+local function begin(epoch, now, life, old)
+  return { epoch = epoch, b = 0, last = now, bytes = 17, oldest = now, expiry = floor(now / 1000) + life, t = 0,
+    d = old and old.d or 0, v = old and old.v or 0, tail = old and old.tail or '' }
+end
+
+local function is_due(m, now, life)
+  return m.expiry < floor(now / 1000) + life - floor(life / 18)
+end
+
+-- Calls fn(reg, connection, node, device, first, after) for each location, `first` to `after - 1` being its bytes.
+local function each_location(tail, fn)
+  local at, size = 1, #tail
+  while at <= size do
+    local reg, connection, n, d, from = unpack_struct('>I8c8BB', tail, at)
+    local after = from + n + d
+    fn(reg, connection, sub(tail, from, from + n - 1), sub(tail, from + n, after - 1), at, after)
+    at = after
+  end
+end
+
+-- The tail with this registration in it; a lower number than the one there changes nothing.
+local function register(tail, reg, connection, node, device)
+  local row = pack('>I8', reg) .. connection .. pack('>BB', #node, #device) .. node .. device
+  local found
+  each_location(tail, function(there, c, n, _, first, after)
+    if c == connection and n == node then found = { there, first, after } end
+  end)
+  if not found then return tail .. row end
+  if found[1] > reg then return tail end
+  return sub(tail, 1, found[2] - 1) .. row .. sub(tail, found[3])
+end
+
+-- connection and number of all locations of one node
+local function registered(tail, node)
+  local out = {}
+  each_location(tail, function(reg, c, n)
+    if n == node then out[#out + 1] = c .. pack('>I8', reg) end
+  end)
+  return concat(out)
+end
+
+-- Why a cursor (24 bytes: epoch, seq, stamp) is no place of this inbox; nil if it is.
+local RETENTION, EPOCH, AHEAD, FORK = 1, 2, 3, 4
+local function check(m, length, inbox, cursor)
+  if sub(cursor, 1, 8) ~= m.epoch then return EPOCH end
+  local seq, stamp = unpack_struct('>I8I8', cursor, 9)
+  if seq < m.b then return RETENTION end
+  if seq >= m.b + length then return AHEAD end
+  local entry = call('LINDEX', inbox, string.format('%.0f', seq - m.b))
+  if not entry or stamp_of(entry) ~= stamp then return FORK end
+end
+
+-- Meta and length of an inbox that is whole; nil where there is none, with the old meta if only the inbox is gone.
+local function load_record(meta, inbox)
+  local raw = call('GET', meta)
+  if not raw then return nil end
+  local m = parse(raw)
+  local length = call('LLEN', inbox)
+  if length == 0 then return nil, m end
+  return m, length
+end
+
+-- Writes meta as a whole, with its expiry.
+local function save(meta, m)
+  call('SET', meta, whole(m), 'PXAT', string.format('%.0f', m.expiry))
+end

@@ -1,0 +1,133 @@
+//! The Lua scripts, and how one is run: by its hash, loaded again where Redis has forgotten it.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::LuaInterface;
+use fred::types::Value;
+
+use crate::error::BackplaneError;
+
+/// A script's text and hash.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: String,
+    hash: String,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    pub(super) append: Script,
+    pub(super) attach: Script,
+    pub(super) verify: Script,
+    pub(super) detach: Script,
+    pub(super) history: Script,
+    pub(super) ack: Script,
+}
+
+impl Script {
+    fn new(text: &str) -> Self {
+        let text = format!("{}\n{text}", include_str!("lua/common.lua"));
+        let hash = fred::util::sha1_hash(&text);
+        Self { text, hash }
+    }
+
+    /// Runs the script. Redis may have lost it (a restart, `SCRIPT FLUSH`, a promoted replica): then it did not run, and it
+    /// is loaded and asked once more.
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        keys: Vec<String>,
+        args: Vec<Value>,
+    ) -> Result<Value, BackplaneError> {
+        let first: Result<Value, Error> = client.evalsha(self.hash.as_str(), keys.clone(), args.clone()).await;
+        match first {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                self.load(client).await?;
+                client.evalsha(self.hash.as_str(), keys, args).await.map_err(classify)
+            }
+            other => other.map_err(classify),
+        }
+    }
+
+    async fn load(&self, client: &Client) -> Result<(), BackplaneError> {
+        client.script_load::<(), _>(self.text.as_str()).await.map_err(classify)
+    }
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            append: Script::new(include_str!("lua/append.lua")),
+            attach: Script::new(include_str!("lua/attach.lua")),
+            verify: Script::new(include_str!("lua/verify.lua")),
+            detach: Script::new(include_str!("lua/detach.lua")),
+            history: Script::new(include_str!("lua/history.lua")),
+            ack: Script::new(include_str!("lua/ack.lua")),
+        }
+    }
+
+    pub(super) fn load<'a>(&'a self, client: &'a Client) -> impl Future<Output = Result<(), BackplaneError>> + 'a {
+        let all = [&self.append, &self.attach, &self.verify, &self.detach, &self.history, &self.ack];
+        async move {
+            for script in all {
+                script.load(client).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whether a failed command may have run.
+pub(super) fn classify(error: Error) -> BackplaneError {
+    let text = format!("{}: {}", error.kind().to_str(), error.details());
+    match error.kind() {
+        // Refused before it was written, or answered with an error: scripts catch what fails after their first write.
+        ErrorKind::Backpressure
+        | ErrorKind::Config
+        | ErrorKind::Auth
+        | ErrorKind::Routing
+        | ErrorKind::InvalidCommand
+        | ErrorKind::InvalidArgument
+        | ErrorKind::Url
+        | ErrorKind::NotFound => BackplaneError::NotRun(text),
+        // An error reply has a code in capitals; a script error that broke a script in its middle would be one of ours.
+        _ if is_reply(error.details()) => BackplaneError::NotRun(text),
+        _ => BackplaneError::Unknown(text),
+    }
+}
+
+/// Errors that Redis answers when it refuses a command as a whole.
+fn is_reply(details: &str) -> bool {
+    const REFUSALS: [&str; 12] = [
+        "NOSCRIPT",
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "MISCONF",
+        "NOREPLICAS",
+        "OOM",
+        "NOAUTH",
+        "NOPERM",
+        "BUSY",
+        "MOVED",
+        "CLUSTERDOWN",
+    ];
+    REFUSALS.iter().any(|code| details.starts_with(code))
+}
+
+/// The bytes of a text reply; empty for anything else.
+pub(super) fn bytes_of(value: Value) -> Bytes {
+    value.into_bytes().unwrap_or_default()
+}
+
+/// The items of an array reply; empty for anything else.
+pub(super) fn items_of(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    }
+}

@@ -5,10 +5,10 @@ use std::fmt;
 use bytes::Bytes;
 use protocol::client::{Body, Codec, From};
 use protocol::{
-    Address, CloseCode, ConnectionId, Cursor, DeviceId, Entry, ErrorCode, Live, MessageId, Text, UnixMillis, UserId,
+    Address, CloseCode, Cursor, DeviceId, Entry, ErrorCode, Live, MessageId, Millis, Text, UnixMillis, UserId,
 };
 
-use delivery::{Attached, Placed, Standing};
+use delivery::{Attached, Placed, Reason, Standing};
 
 /// What the HTTP request that was upgraded said.
 #[derive(Clone, Debug)]
@@ -69,19 +69,37 @@ pub enum Input {
     /// The peer closed, or the socket is gone.
     Gone,
     Authenticated(Result<Identity, Refused>),
-    /// The answer to [`Request::Attach`] or [`Request::Read`].
-    Attached(Result<Attached, Unavailable>),
-    Verified(Result<Standing, Unavailable>),
-    Appended { id: MessageId, result: Result<Placed, SendFault> },
-    History { id: MessageId, result: Result<Listing, HistoryFault> },
+    /// The answer to [`Request::Attach`] or [`Request::Read`]; `None`: there is no record (any more).
+    Attached {
+        of: Address,
+        result: Result<Option<Attached>, Unavailable>,
+    },
+    Verified {
+        of: Address,
+        result: Result<Standing, Unavailable>,
+    },
+    Appended {
+        id: MessageId,
+        to: Address,
+        result: Result<Placed, SendFault>,
+    },
+    History {
+        id: MessageId,
+        result: Result<Listing, HistoryFault>,
+    },
     /// From the channel of this node.
-    Live { record: Text, live: Live },
+    Live {
+        record: Text,
+        live: Live,
+    },
     /// Something for this connection was dropped on the way: read the inbox again.
     Dirty,
     /// A new generation began: register again, and check the cursor.
     Generation,
     /// The node is being stopped.
-    Drain { reconnect_ms: u64 },
+    Drain {
+        reconnect_ms: u64,
+    },
     /// [`crate::Connection::deadline`] has come.
     Timer,
 }
@@ -128,13 +146,29 @@ pub enum Request {
     /// Register this connection at the address and read from the newest cursor that holds.
     Attach(Attach),
     /// Read from the newest cursor that holds.
-    Read { of: Address, after: Vec<Cursor> },
+    Read {
+        of: Address,
+        after: Vec<Cursor>,
+    },
     /// Is this cursor the end? Restores a registration that was lost.
-    Verify { of: Address, cursor: Cursor, device: Option<DeviceId> },
+    Verify {
+        of: Address,
+        cursor: Cursor,
+        device: Option<DeviceId>,
+    },
     Append(Append),
-    History { id: MessageId, of: Address, before: Option<Cursor>, limit: u64 },
+    History {
+        id: MessageId,
+        of: Address,
+        before: Option<Cursor>,
+        limit: u64,
+    },
     /// Fire and forget: the device has everything up to the cursor.
-    Ack { of: Address, device: DeviceId, cursor: Cursor },
+    Ack {
+        of: Address,
+        device: DeviceId,
+        cursor: Cursor,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,19 +242,88 @@ impl Default for Settings {
     }
 }
 
-/// What one connection was, for the line that is logged at its end.
+/// What happened since the shell last took it: for metrics and the line that is logged at the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub frames_in: u64,
+    pub sends_durable: u64,
+    pub sends_ephemeral: u64,
     pub delivered_durable: u64,
     pub delivered_ephemeral: u64,
+    /// Ephemeral messages that a full queue dropped.
     pub dropped_ephemeral: u64,
-    pub pulls: u64,
-    pub resets: u64,
+    /// Messages past their `expires_ms`.
+    pub expired: u64,
+    /// By [`PullCause`].
+    pub pulls: [u64; PullCause::ALL.len()],
+    /// By [`delivery::Reason`].
+    pub resets: [u64; Reason::ALL.len()],
+    pub rate_limited: u64,
+    /// Of the newest live message: microseconds from when it was stored to when it was queued for the socket.
+    pub delay_us: Option<u64>,
 }
 
-/// Which connection and where it is registered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name {
-    pub connection: ConnectionId,
+impl Counts {
+    pub fn add(&mut self, more: &Self) {
+        self.frames_in += more.frames_in;
+        self.sends_durable += more.sends_durable;
+        self.sends_ephemeral += more.sends_ephemeral;
+        self.delivered_durable += more.delivered_durable;
+        self.delivered_ephemeral += more.delivered_ephemeral;
+        self.dropped_ephemeral += more.dropped_ephemeral;
+        self.expired += more.expired;
+        self.rate_limited += more.rate_limited;
+        self.pulls.iter_mut().zip(more.pulls).for_each(|(sum, n)| *sum += n);
+        self.resets.iter_mut().zip(more.resets).for_each(|(sum, n)| *sum += n);
+    }
+}
+
+/// Why an inbox was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullCause {
+    /// A live message did not follow the cursor.
+    Gap,
+    /// There was more than one page, or more came while it was read.
+    More,
+    /// Something was dropped on the way.
+    Dirty,
+    /// A new generation.
+    Generation,
+    /// The position check found the cursor behind.
+    Check,
+    /// The client takes messages again.
+    Resume,
+    /// A pull that had failed.
+    Retry,
+}
+
+impl PullCause {
+    pub const ALL: [Self; 7] =
+        [Self::Gap, Self::More, Self::Dirty, Self::Generation, Self::Check, Self::Resume, Self::Retry];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gap => "gap",
+            Self::More => "more",
+            Self::Dirty => "dirty",
+            Self::Generation => "generation",
+            Self::Check => "check",
+            Self::Resume => "resume",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// The time, as the shell hands it in with every input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub at: Millis,
+    /// The backplane's clock in microseconds: what `at` and `expires_ms` are counted by.
+    pub backplane_us: u64,
+}
+
+impl Now {
+    pub fn wall(self) -> UnixMillis {
+        UnixMillis(self.backplane_us / 1_000)
+    }
 }

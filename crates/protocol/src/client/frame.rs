@@ -97,6 +97,8 @@ pub struct FrameError {
     pub id: Option<MessageId>,
     /// The field, what was expected, and what came.
     pub message: String,
+    /// It was meant to be a `hello`: before the session is open anything else ends the connection.
+    pub is_hello: bool,
 }
 
 impl ClientFrame {
@@ -108,7 +110,8 @@ impl ClientFrame {
         let reader = FieldReader { fields };
         reader.frame(frame).map_err(|message| {
             let id = fields.get("id").and_then(|raw| raw.text()).and_then(|text| MessageId::parse(&text).ok());
-            FrameError { id, message }
+            let is_hello = fields.get("type").and_then(|raw| raw.text()).is_some_and(|kind| kind == "hello");
+            FrameError { id, message, is_hello }
         })
     }
 }

@@ -1,0 +1,452 @@
+//! The connection itself: phases, inputs, deadlines, and the way of a message to the socket.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use delivery::{Attached, Reason, Standing, Start, Step};
+use protocol::client::{Bye, Codec, MessageFrame, ServerFrame, WireFrame};
+use protocol::{Address, CloseCode, ConnectionId, DeviceId, Encoding, Entry, Ephemeral, Live, Millis, Text, UserId};
+
+use crate::heartbeat::{Beat, Heartbeat};
+use crate::io::{Attach, Counts, Input, Now, Opening, Output, PullCause, Request, Settings, Unavailable};
+use crate::opening::{Attaching, Authenticating, Greeting};
+use crate::outbox::Outbox;
+use crate::rate::RateLimiter;
+use crate::stream::{RETRY_MS, Stream};
+
+/// What goes to the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    Frame(WireFrame),
+    /// A WebSocket ping.
+    Ping,
+}
+
+/// One connection. After every [`Connection::handle`] and every [`Connection::poll_transmit`]: drain
+/// [`Connection::poll_output`], then sleep until [`Connection::deadline`].
+#[derive(Debug)]
+pub struct Connection {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) id: ConnectionId,
+    pub(crate) codec: Codec,
+    pub(crate) phase: Phase,
+    pub(crate) outbox: Outbox,
+    outputs: VecDeque<Output>,
+    heartbeat: Heartbeat,
+    pub(crate) rate: RateLimiter,
+    /// Requests with an id that are not answered yet.
+    pub(crate) in_flight: usize,
+    pub(crate) counts: Counts,
+    ping_due: bool,
+    /// Since when the client takes less than it gets.
+    full_since: Option<Millis>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waiting for `hello`.
+    Greeting(Box<Greeting>),
+    /// The credentials are being checked.
+    Authenticating(Box<Authenticating>),
+    /// The own inbox is being attached.
+    Attaching(Box<Attaching>),
+    Open(Session),
+    Closed,
+}
+
+/// Who is connected, and what he gets.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) user: UserId,
+    /// `None`: the client named none, and no cursor is kept.
+    pub(crate) device: Option<DeviceId>,
+    /// The own inbox is the first.
+    pub(crate) streams: Vec<Stream>,
+}
+
+impl Session {
+    fn by_record(&mut self, record: &Text) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|s| s.record == *record)
+    }
+
+    pub(crate) fn by_address(&mut self, of: &Address) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|s| s.of == *of)
+    }
+}
+
+impl Connection {
+    /// A connection whose upgrade has just been answered.
+    pub fn new(settings: Arc<Settings>, id: ConnectionId, opening: Opening, now: Now) -> Self {
+        let codec = opening.codec;
+        let mut connection = Self {
+            id,
+            codec,
+            outbox: Outbox::new(codec, settings.queue_bytes),
+            outputs: VecDeque::new(),
+            heartbeat: Heartbeat::new(settings.heartbeat_ms, now.at),
+            rate: RateLimiter::new(settings.rate, now.at),
+            in_flight: 0,
+            counts: Counts::default(),
+            ping_due: false,
+            full_since: None,
+            phase: Phase::Closed,
+            settings,
+        };
+        connection.greet(opening, now);
+        connection
+    }
+
+    /// Takes one input. Never waits.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        match input {
+            Input::Text(bytes) => self.on_message(Encoding::Json, &bytes, now),
+            Input::Binary(bytes) => self.on_message(Encoding::MessagePack, &bytes, now),
+            Input::Activity => self.heartbeat.hear(now.at),
+            Input::Broken(code) => self.close(code, code.as_str()),
+            Input::Gone => self.end(),
+            Input::Authenticated(result) => self.on_authenticated(result),
+            Input::Attached { of, result } => match self.phase {
+                Phase::Attaching(_) => self.on_first_page(result, now),
+                _ => self.on_attached(&of, result, now),
+            },
+            Input::Verified { of, result } => self.on_verified(&of, result, now),
+            Input::Appended { id, to, result } => self.on_appended(&id, &to, result),
+            Input::History { id, result } => self.on_history(&id, result),
+            Input::Live { record, live } => self.on_live(&record, &live, now),
+            Input::Dirty => self.on_doubt(PullCause::Dirty),
+            Input::Generation => self.on_generation(),
+            Input::Drain { reconnect_ms } => {
+                self.close_with(CloseCode::Draining, "the node is being stopped", reconnect_ms)
+            }
+            Input::Timer => self.on_timer(now),
+        }
+        if self.outbox.is_full() {
+            self.full_since.get_or_insert(now.at);
+        }
+    }
+
+    /// The next thing for the shell to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The next thing for the socket; to be asked for only while the socket takes it.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        if std::mem::take(&mut self.ping_due) {
+            return Some(Transmit::Ping);
+        }
+        let frame = self.outbox.pop()?;
+        if self.outbox.has_room() {
+            self.full_since = None;
+            if let Phase::Open(session) = &mut self.phase {
+                for stream in &mut session.streams {
+                    if stream.consumer.resume() == Step::Pull {
+                        pull(&mut self.outputs, &mut self.counts, session.device.as_ref(), stream, PullCause::Resume);
+                    }
+                }
+            }
+        }
+        Some(Transmit::Frame(frame))
+    }
+
+    /// When [`Input::Timer`] is due.
+    pub fn deadline(&self) -> Option<Millis> {
+        let own = match &self.phase {
+            Phase::Closed => return None,
+            Phase::Greeting(greeting) => greeting.deadline,
+            Phase::Authenticating(_) | Phase::Attaching(_) => self.heartbeat.deadline(),
+            Phase::Open(session) => {
+                let first = session.streams.iter().map(Stream::deadline).min();
+                first.unwrap_or(self.heartbeat.deadline())
+            }
+        };
+        let stuck = self.full_since.map_or(own, |since| since.plus(self.settings.stuck_ms));
+        Some(own.min(stuck).min(self.heartbeat.deadline()))
+    }
+
+    /// False while the client has to wait: during the opening, with too many requests in flight, and while it does not
+    /// read what it gets. The shell then leaves its bytes in the socket.
+    pub fn wants_input(&self) -> bool {
+        let is_open = matches!(self.phase, Phase::Greeting(_) | Phase::Open(_));
+        is_open && !self.outbox.is_full() && self.in_flight < self.settings.requests_max
+    }
+
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The user and device, once they are known.
+    pub fn who(&self) -> Option<(&UserId, Option<&DeviceId>)> {
+        match &self.phase {
+            Phase::Attaching(attaching) => Some((&attaching.user, attaching.device.as_ref())),
+            Phase::Open(session) => Some((&session.user, session.device.as_ref())),
+            _ => None,
+        }
+    }
+
+    /// Bytes that wait for the socket.
+    pub fn queued_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// Takes what has happened since the last time.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
+    pub(crate) fn request(&mut self, request: Request) {
+        self.outputs.push_back(Output::Request(request));
+    }
+
+    /// Says goodbye and closes.
+    pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
+        // Spread by the connection's random id, so that those who are closed together do not come back together.
+        self.close_with(code, reason, 500 + self.id.0 % 1_500);
+    }
+
+    fn close_with(&mut self, code: CloseCode, reason: &str, reconnect_ms: u64) {
+        let reconnect_ms = code.is_retryable().then_some(reconnect_ms);
+        self.outbox.push(&ServerFrame::Bye(Bye { code, reason, reconnect_ms }));
+        self.hand_on_acks();
+        self.outputs.push_back(Output::Close(Some(code)));
+        self.phase = Phase::Closed;
+    }
+
+    /// The socket is gone.
+    fn end(&mut self) {
+        self.hand_on_acks();
+        self.outputs.push_back(Output::Close(None));
+        self.phase = Phase::Closed;
+    }
+
+    fn on_message(&mut self, encoding: Encoding, bytes: &Bytes, now: Now) {
+        self.heartbeat.hear(now.at);
+        if encoding != self.codec.0 {
+            return self.close(CloseCode::Unsupported, "this connection speaks the other encoding");
+        }
+        match self.codec.decode(bytes) {
+            Err(malformed) => self.close(CloseCode::BadFrame, &malformed.to_string()),
+            Ok(frames) => self.on_frames(frames.into(), now),
+        }
+    }
+
+    fn on_timer(&mut self, now: Now) {
+        if let Phase::Greeting(greeting) = &self.phase
+            && greeting.deadline <= now.at
+        {
+            return self.close(CloseCode::HelloTimeout, "no hello came in time");
+        }
+        match self.heartbeat.check(now.at) {
+            Beat::Dead => return self.close(CloseCode::HeartbeatTimeout, "nothing came for two heartbeats"),
+            Beat::Ping => self.ping_due = true,
+            Beat::Quiet => {}
+        }
+        if self.full_since.is_some_and(|since| now.at.since(since) >= self.settings.stuck_ms) {
+            return self.close(CloseCode::SlowConsumer, "the client does not read what it gets");
+        }
+        self.on_stream_timers(now);
+    }
+
+    fn on_stream_timers(&mut self, now: Now) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        for stream in &mut session.streams {
+            if let (Some((cursor, due)), Some(device)) = (stream.ack, &session.device)
+                && due <= now.at
+            {
+                stream.ack = None;
+                stream.acked = Some(cursor);
+                let ack = Request::Ack { of: stream.of.clone(), device: device.clone(), cursor };
+                self.outputs.push_back(Output::Request(ack));
+            }
+            if stream.retry_at.is_some_and(|at| at <= now.at) {
+                stream.retry_at = None;
+                if stream.consumer.on_doubt() == Step::Pull {
+                    pull(&mut self.outputs, &mut self.counts, session.device.as_ref(), stream, PullCause::Retry);
+                }
+            }
+            if stream.check_at <= now.at {
+                stream.postpone_check(now.at, self.settings.position_check_ms);
+                if stream.consumer.is_live() && !stream.verifying {
+                    stream.verifying = true;
+                    let (of, cursor) = (stream.of.clone(), stream.consumer.cursor());
+                    let verify = Request::Verify { of, cursor, device: session.device.clone() };
+                    self.outputs.push_back(Output::Request(verify));
+                }
+            }
+        }
+    }
+
+    /// Acks are held back to coalesce; what is held at the end is handed on then.
+    fn hand_on_acks(&mut self) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        let Some(device) = &session.device else { return };
+        for stream in &mut session.streams {
+            if let Some((cursor, _)) = stream.ack.take() {
+                let ack = Request::Ack { of: stream.of.clone(), device: device.clone(), cursor };
+                self.outputs.push_back(Output::Request(ack));
+            }
+        }
+    }
+
+    fn on_live(&mut self, record: &Text, live: &Live, now: Now) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        let device = session.device.clone();
+        let Some(stream) = session.by_record(record) else { return };
+        match live {
+            Live::Ephemeral(one) => self.deliver_ephemeral(one, device.as_ref(), now),
+            Live::Entry(entry) => {
+                if self.outbox.is_full() {
+                    stream.consumer.pause();
+                }
+                match stream.consumer.on_live(entry.cursor, entry.link) {
+                    Step::Ignore => {}
+                    Step::Pull => pull(&mut self.outputs, &mut self.counts, device.as_ref(), stream, PullCause::Gap),
+                    Step::Deliver => {
+                        stream.postpone_check(now.at, self.settings.position_check_ms);
+                        self.counts.delay_us = Some(now.backplane_us.saturating_sub(entry.cursor.stamp.0));
+                        deliver(&mut self.outbox, &mut self.counts, entry, false, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver_ephemeral(&mut self, one: &Ephemeral, device: Option<&DeviceId>, now: Now) {
+        // `user:ID/DEVICE` is in the record of the user: it is for one device of his.
+        if let Ok(Address::Device(_, for_device)) = Address::parse(&one.envelope.to)
+            && device != Some(&for_device)
+        {
+            return;
+        }
+        if one.envelope.is_expired(one.at, now.wall()) {
+            self.counts.expired += 1;
+        } else if self.outbox.is_full() {
+            self.counts.dropped_ephemeral += 1;
+        } else {
+            self.outbox.push(&ServerFrame::Message(MessageFrame::ephemeral(one)));
+            self.counts.delivered_ephemeral += 1;
+        }
+    }
+
+    fn on_doubt(&mut self, cause: PullCause) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        for stream in &mut session.streams {
+            if stream.consumer.on_doubt() == Step::Pull {
+                pull(&mut self.outputs, &mut self.counts, session.device.as_ref(), stream, cause);
+            }
+        }
+    }
+
+    /// Every location is written again in a new generation, and every cursor checked.
+    fn on_generation(&mut self) {
+        match &mut self.phase {
+            // The attach in flight was asked of the generation that ended: its answer does not count.
+            Phase::Attaching(attaching) => attaching.again = true,
+            Phase::Open(session) => session.streams.iter_mut().for_each(|s| s.reattach = true),
+            _ => {}
+        }
+        self.on_doubt(PullCause::Generation);
+    }
+
+    /// The answer to a pull.
+    fn on_attached(&mut self, of: &Address, result: Result<Option<Attached>, Unavailable>, now: Now) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        let device = session.device.clone();
+        let Some(stream) = session.by_address(of) else { return };
+        stream.is_asking = false;
+        match result {
+            Ok(Some(attached)) => self.on_page(of, &attached, device.as_ref(), now),
+            answer => {
+                // No record: attach begins one, and says `reset`. Nobody to ask: asked again soon.
+                stream.reattach |= answer.is_ok();
+                stream.consumer.on_failed();
+                stream.retry_at = Some(now.at.plus(if answer.is_ok() { 0 } else { RETRY_MS }));
+            }
+        }
+    }
+
+    /// Delivers a page; where it does not follow the cursor, `reset` comes before it.
+    pub(crate) fn on_page(&mut self, of: &Address, attached: &Attached, device: Option<&DeviceId>, now: Now) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        let Some(stream) = session.by_address(of) else { return };
+        if let Start::Reset { reason, lost } = attached.start {
+            stream.again_to = attached.head;
+            count_reset(&mut self.counts, reason);
+            self.outbox.push(&ServerFrame::Reset { of, reason: reason.as_str(), cursor: attached.cursor, lost });
+        }
+        self.take_page(of, attached, device, now);
+    }
+
+    pub(crate) fn take_page(&mut self, of: &Address, attached: &Attached, device: Option<&DeviceId>, now: Now) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        let Some(stream) = session.by_address(of) else { return };
+        let page = &attached.page;
+        for entry in &page.entries {
+            deliver(&mut self.outbox, &mut self.counts, entry, entry.cursor.seq <= stream.again_to, now);
+        }
+        if self.outbox.is_full() {
+            stream.consumer.pause();
+        }
+        stream.postpone_check(now.at, self.settings.position_check_ms);
+        let places = page.entries.iter().map(|e| e.cursor);
+        if stream.consumer.on_page(attached.cursor, places, page.end, page.more) == Step::Pull {
+            pull(&mut self.outputs, &mut self.counts, device, stream, PullCause::More);
+        } else if stream.reattach && stream.consumer.on_doubt() == Step::Pull {
+            pull(&mut self.outputs, &mut self.counts, device, stream, PullCause::Generation);
+        }
+    }
+
+    fn on_verified(&mut self, of: &Address, result: Result<Standing, Unavailable>, now: Now) {
+        let Phase::Open(session) = &mut self.phase else { return };
+        let device = session.device.clone();
+        let Some(stream) = session.by_address(of) else { return };
+        stream.verifying = false;
+        stream.postpone_check(now.at, self.settings.position_check_ms);
+        let Ok(standing) = result else { return };
+        stream.reattach |= standing == Standing::Gone;
+        if standing != Standing::Current && stream.consumer.on_doubt() == Step::Pull {
+            pull(&mut self.outputs, &mut self.counts, device.as_ref(), stream, PullCause::Check);
+        }
+    }
+}
+
+pub(crate) fn count_reset(counts: &mut Counts, reason: Reason) {
+    counts.resets[Reason::ALL.iter().position(|r| *r == reason).unwrap_or(0)] += 1;
+}
+
+/// Queues a durable message; one that has expired is skipped, and the cursor moves over it.
+fn deliver(outbox: &mut Outbox, counts: &mut Counts, entry: &Entry, again: bool, now: Now) {
+    if entry.envelope.is_expired(entry.at(), now.wall()) {
+        counts.expired += 1;
+        return;
+    }
+    outbox.push(&ServerFrame::Message(MessageFrame::durable(entry, again)));
+    counts.delivered_durable += 1;
+}
+
+/// Asks for what follows the cursor; where the location has to be written again, by an attach.
+fn pull(
+    outputs: &mut VecDeque<Output>,
+    counts: &mut Counts,
+    device: Option<&DeviceId>,
+    stream: &mut Stream,
+    cause: PullCause,
+) {
+    debug_assert!(!stream.is_asking, "one pull at a time");
+    stream.is_asking = true;
+    stream.retry_at = None;
+    counts.pulls[PullCause::ALL.iter().position(|c| *c == cause).unwrap_or(0)] += 1;
+    let cursor = stream.consumer.cursor();
+    let request = if std::mem::take(&mut stream.reattach) {
+        let device = device.cloned();
+        let from = protocol::client::From::Oldest;
+        Request::Attach(Attach { of: stream.of.clone(), device, cursors: vec![Some(cursor)], from })
+    } else {
+        Request::Read { of: stream.of.clone(), after: vec![cursor] }
+    };
+    outputs.push_back(Output::Request(request));
+}

@@ -1,6 +1,7 @@
 """Who starts what, and what a failed test prints.
 
-Most tests share one Redis and two nodes and use users of their own. A test that kills something starts a fleet for itself.
+Most tests share one Redis and two nodes and use users of their own. A test that kills something starts a fleet for
+itself.
 """
 
 from __future__ import annotations

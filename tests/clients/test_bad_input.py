@@ -72,8 +72,9 @@ def raw_socket(node, user: str) -> socket.socket:
     """A WebSocket by hand, for what no library would send."""
     connection = socket.create_connection(("127.0.0.1", node.port), 5)
     connection.sendall(
-        f"GET /v1/connect?user={user}&auto=1 HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        f"GET /v1/connect?user={user}&auto=1 HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
     )
     head = b""
     while b"\r\n\r\n" not in head:

@@ -66,7 +66,8 @@ def test_the_same_id_without_retry_is_a_new_message(fleet, alice, bob):
         first = sender.send(receiver.address, 1, "same-id")
         second = sender.send(receiver.address, 2, "same-id")
         assert first["ref"] != second["ref"]
-        assert [(message["id"], message["body"]) for message in receiver.messages(2)] == [("same-id", 1), ("same-id", 2)]
+        got = [(message["id"], message["body"]) for message in receiver.messages(2)]
+        assert got == [("same-id", 1), ("same-id", 2)]
         nothing_else(sender, receiver)
 
 

@@ -1,1 +1,27 @@
-//! placeholder
+//! One gateway node as a library: `run(config, shutdown, ready)`.
+//!
+//! Invariants of absence: no Redis key or command, no wire bytes by hand, and no delivery decision in here (`delivery`
+//! decides, `connection` obeys). Only `clock.rs` asks the system for the time.
+
+pub mod api;
+mod asker;
+pub mod auth;
+mod clock;
+pub mod config;
+mod current;
+pub mod door;
+mod driver;
+mod generation;
+mod lifecycle;
+pub mod listener;
+mod mailbox;
+pub mod metrics;
+mod node;
+pub mod ops;
+mod publisher;
+mod registry;
+mod workers;
+
+pub use driver::{Counted, Socket};
+pub use lifecycle::{Addresses, Shutdown, run, run_blocking};
+pub use node::Node;

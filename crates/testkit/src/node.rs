@@ -67,7 +67,8 @@ impl Node {
                 WaitFor::Healthy => "/healthz",
                 WaitFor::Nothing => return Ok(node),
             };
-            let up = eventually(&format!("{} says 200 at {path}", node.process.name()), START_WITHIN, || async {
+            let hoped = format!("{} says 200 at {path}", node.process.name());
+            let up = eventually(&hoped, START_WITHIN, || async {
                 let running = node.is_running();
                 let up = running && node.get(path).await.is_ok_and(|response| response.status() == 200);
                 (up || !running).then_some(up)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -131,66 +131,65 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
 }
 
 /// Carries one connection until both sides are done, one fails, or it is cut.
-async fn carry(client: TcpStream, target: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn carry(mut client: TcpStream, target: SocketAddr, mode: watch::Receiver<Mode>) {
     let begun = mode.borrow().cuts;
     let cut = |mut mode: watch::Receiver<Mode>| async move {
         // An error means that the proxy is gone, which is a cut too.
         let _ = mode.wait_for(|mode| mode.cuts != begun).await;
     };
-    let server = tokio::select! {
-        server = TcpStream::connect(target) => server,
+    let connected = tokio::select! {
+        connected = TcpStream::connect(target) => connected,
         () = cut(mode.clone()) => return reset(&client),
     };
-    let Ok(server) = server else { return reset(&client) };
+    let Ok(mut server) = connected else { return reset(&client) };
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let both = async {
+    let is_whole = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
         let up = pump(from_client, to_server, mode.clone());
         let down = pump(from_server, to_client, mode.clone());
-        // A direction that ends well was a half close: the other one goes on.
-        tokio::try_join!(up, down)
+        tokio::select! {
+            // A direction that ends well was a half close: the other one goes on.
+            ended = async { tokio::try_join!(up, down) } => ended.is_ok(),
+            () = cut(mode.clone()) => false,
+        }
     };
-    let is_whole = tokio::select! {
-        ended = both => ended.is_ok(),
-        () = cut(mode.clone()) => false,
-    };
-    // The halves are gone by now and the sockets closed, unless somebody has to be told the hard way: see `Pump`.
-    let _ = is_whole;
+    if !is_whole {
+        reset(&client);
+        reset(&server);
+    }
 }
 
 /// One direction: a reader that stamps pieces, a writer that holds them back until their time.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: watch::Receiver<Mode>) -> std::io::Result<()> {
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mode: watch::Receiver<Mode>) -> std::io::Result<()> {
     let (pieces, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
-    let reading = {
-        let mut mode = mode.clone();
-        async move {
-            loop {
-                flowing(&mut mode).await;
-                let mut piece = vec![0; PIECE_BYTES];
-                let n = from.read(&mut piece).await?;
-                if n == 0 {
-                    return Ok::<_, std::io::Error>(());
-                }
-                piece.truncate(n);
-                let at = Instant::now() + mode.borrow().delay;
-                if pieces.send((at, piece)).await.is_err() {
-                    return Ok(());
-                }
+    let mut before_reading = mode.clone();
+    let reading = async move {
+        loop {
+            flowing(&mut before_reading).await;
+            let mut piece = vec![0; PIECE_BYTES];
+            let n = from.read(&mut piece).await?;
+            if n == 0 {
+                return Ok::<_, std::io::Error>(());
+            }
+            piece.truncate(n);
+            let at = Instant::now() + before_reading.borrow().delay;
+            if pieces.send((at, piece)).await.is_err() {
+                return Ok(());
             }
         }
     };
-    let writing = {
-        let mut mode = mode;
-        async move {
-            while let Some((at, piece)) = due.recv().await {
-                sleep_until(at).await;
-                flowing(&mut mode).await;
-                to.write_all(&piece).await?;
-            }
-            to.shutdown().await
+    let mut before_writing = mode;
+    let writing = async move {
+        while let Some((at, piece)) = due.recv().await {
+            sleep_until(at).await;
+            flowing(&mut before_writing).await;
+            to.write_all(&piece).await?;
         }
+        // An end is held back like a byte.
+        flowing(&mut before_writing).await;
+        to.shutdown().await
     };
     tokio::try_join!(reading, writing).map(|_| ())
 }
@@ -203,4 +202,141 @@ async fn flowing(mode: &mut watch::Receiver<Mode>) {
 /// Makes the close of this socket a reset: the other side gets an error, not an end.
 fn reset(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::eventually;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const MOMENT: Duration = Duration::from_millis(150);
+
+    /// A server that sends back what it gets, and ends when the client has ended.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                    let _ = to.shutdown().await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn said_back(stream: &mut TcpStream, what: &[u8]) {
+        stream.write_all(what).await.unwrap();
+        heard(stream, what).await;
+    }
+
+    async fn heard(stream: &mut TcpStream, what: &[u8]) {
+        let mut bytes = vec![0; what.len()];
+        timeout(SOON, stream.read_exact(&mut bytes)).await.unwrap().unwrap();
+        assert_eq!(bytes, what);
+    }
+
+    #[tokio::test]
+    async fn it_carries_bytes_both_ways_and_a_half_close_to_the_end() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        said_back(&mut stream, b"hello").await;
+        assert_eq!(proxy.open_count(), 1);
+        let (mut from, mut to) = stream.split();
+        let large: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+        let writing = async {
+            to.write_all(&large).await.unwrap();
+            to.shutdown().await.unwrap();
+        };
+        let mut back = Vec::new();
+        let (_, read) = tokio::join!(writing, timeout(SOON, from.read_to_end(&mut back)));
+        read.unwrap().unwrap();
+        assert!(back == large, "{} of {} bytes came back", back.len(), large.len());
+        eventually("it forgets the connection", SOON, || async { (proxy.open_count() == 0).then_some(()) })
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn while_it_is_paused_nothing_moves_and_afterwards_everything_in_order() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        said_back(&mut stream, b"before").await;
+        proxy.pause();
+        stream.write_all(b"during").await.unwrap();
+        let mut byte = [0];
+        assert!(timeout(MOMENT, stream.read(&mut byte)).await.is_err(), "not a byte");
+        let mut late = TcpStream::connect(proxy.address()).await.unwrap();
+        late.write_all(b"late").await.unwrap();
+        assert!(timeout(MOMENT, late.read(&mut byte)).await.is_err(), "a new connection hears nothing either");
+        proxy.resume();
+        heard(&mut stream, b"during").await;
+        heard(&mut late, b"late").await;
+        said_back(&mut stream, b"after").await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_resets_everybody_and_the_next_one_is_welcome() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+            said_back(&mut stream, b"x").await;
+            streams.push(stream);
+        }
+        proxy.cut();
+        for stream in &mut streams {
+            let read = timeout(SOON, stream.read(&mut [0])).await.unwrap();
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+        let mut next = TcpStream::connect(proxy.address()).await.unwrap();
+        said_back(&mut next, b"again").await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_also_ends_what_is_paused() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        said_back(&mut stream, b"x").await;
+        proxy.pause();
+        proxy.cut();
+        assert!(timeout(SOON, stream.read(&mut [0])).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_delay_holds_every_byte_back_without_changing_their_order() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        proxy.delay(MOMENT);
+        let begun = Instant::now();
+        stream.write_all(b"one").await.unwrap();
+        stream.write_all(b"two").await.unwrap();
+        heard(&mut stream, b"onetwo").await;
+        assert!(begun.elapsed() >= 2 * MOMENT, "there and back: {:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_refuses_or_has_no_target_resets_whoever_comes() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        proxy.refuse(true);
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(timeout(SOON, stream.read(&mut [0])).await.unwrap().is_err());
+        proxy.refuse(false);
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        said_back(&mut stream, b"x").await;
+        drop(proxy);
+        assert!(timeout(SOON, stream.read(&mut [0])).await.unwrap().is_err(), "it ends with its proxy");
+
+        let nobody = SocketAddr::from(([127, 0, 0, 1], crate::ports::free_port().unwrap()));
+        let proxy = Proxy::start(nobody).await.unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(timeout(SOON, stream.read(&mut [0])).await.unwrap().is_err());
+    }
 }

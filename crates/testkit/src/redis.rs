@@ -1,6 +1,6 @@
 //! A real `redis-server` that a test may kill, freeze and start again, with the append-only file an operator should use.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;

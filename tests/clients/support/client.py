@@ -1,7 +1,7 @@
 """A client of the protocol over the `websockets` library, in both encodings.
 
-It is deliberately thin: it encodes, decodes, and sorts what comes into "messages" and "answers". It never repairs, drops
-or reorders anything, so that what a test sees is what was on the wire.
+It is deliberately thin: it encodes, decodes, and sorts what comes into "messages" and "answers". It never repairs,
+drops or reorders anything, so that what a test sees is what was on the wire.
 """
 
 from __future__ import annotations
@@ -45,13 +45,16 @@ def decode(data: str | bytes, encoding: str):
     return msgpack.unpackb(data)
 
 
-def open_socket(place, query: str = "", encoding: str = "json", subprotocol: bool = True, **options) -> ClientConnection:
+def open_socket(
+    place, query: str = "", encoding: str = "json", subprotocol: bool = True, **options
+) -> ClientConnection:
     """A WebSocket and nothing more. `place` is a node or the balancer."""
     return connect(
         f"{place.client_url}/v1/connect{query}",
         subprotocols=[Subprotocol(f"switchboard.v1.{encoding}")] if subprotocol else None,
         proxy=None,
         legacy=True,  # no context manager: most connections here outlive the function that opens them
+        max_queue=None,  # a test that reads late must not be mistaken for a slow network
         open_timeout=PATIENCE_S,
         close_timeout=2,
         **options,

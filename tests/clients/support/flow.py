@@ -13,7 +13,9 @@ from support.client import PATIENCE_S, Client, Refused, new_id
 AGAIN = {"unavailable", "overloaded", "unknown_outcome", "rate_limited"}
 
 
-def send_until_sent(client: Client, to: str, body, id_: str, first_try: float | None = None, seconds: float = 30.0) -> dict:
+def send_until_sent(
+    client: Client, to: str, body, id_: str, first_try: float | None = None, seconds: float = 30.0
+) -> dict:
     """Sends, and retries the same id until it is `sent`. `first_try` (monotonic) says that there was a try before."""
     end = time.monotonic() + seconds
     while True:

@@ -1,7 +1,7 @@
 """Real processes on free ports of this machine: Redis, Switchboard nodes, HAProxy.
 
-Each has a log file, is ended by its own process id, and never by name. The rule for ports: they are taken from below the
-range that the kernel gives to outgoing connections, so that none of our own clients can sit on one by chance.
+Each has a log file, is ended by its own process id, and never by name. The rule for ports: they are taken from below
+the range that the kernel gives to outgoing connections, so that none of our own clients can sit on one by chance.
 """
 
 from __future__ import annotations

@@ -1,0 +1,4 @@
+//! Tests of the binary `switchboard` as a process: real sockets, real signals, nothing of its inside.
+
+mod bad_input;
+mod gateway;

@@ -1,0 +1,206 @@
+//! The task of one connection: the shell around [`connection::Connection`]. Nothing else touches its socket, and nothing
+//! here waits for the backplane: answers come back through the mailbox.
+
+mod counted;
+mod perform;
+mod socket;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use connection::{Connection, Counts, Input, Now, Opening, Output};
+use protocol::{CloseCode, ConnectionId, Millis};
+use tokio::time::Sleep;
+
+use crate::mailbox::{MailboxReceiver, mailbox};
+use crate::node::Node;
+
+pub use counted::Counted;
+pub use socket::Socket;
+use socket::Wire;
+
+/// Inputs that are taken before the socket is flushed and others have their turn.
+const INPUTS_PER_TURN: usize = 64;
+
+/// What one connection was, for the line that is logged at its end.
+#[derive(Clone, Copy, Debug)]
+struct Summary {
+    code: Option<CloseCode>,
+    counts: Counts,
+}
+
+struct Driver {
+    node: Arc<Node>,
+    connection: Connection,
+    wire: Wire,
+    mailbox: MailboxReceiver,
+    desk: perform::Desk,
+    counts: Counts,
+    queued_bytes: usize,
+    close: Option<Option<CloseCode>>,
+    /// One timer for all deadlines. It is moved only forward in time: one that fires too early costs a look.
+    sleep: Pin<Box<Sleep>>,
+    armed: Millis,
+}
+
+/// Runs one connection until it is closed.
+pub(crate) async fn run(node: Arc<Node>, socket: Socket, opening: Opening, peer: SocketAddr) {
+    let id = ConnectionId(rand::random());
+    let (sender, receiver) = mailbox();
+    let metrics = &node.metrics;
+    metrics.connections_opened.increment(1);
+    metrics.connections.increment(1.0);
+    node.open.fetch_add(1, Ordering::Relaxed);
+    node.registry.open(id, sender.clone());
+    let started = node.clock.now();
+    let now = node.now();
+    let connection = Connection::new(node.settings.clone(), id, opening, now);
+    let armed = started;
+    let mut driver = Driver {
+        wire: Wire::new(socket, node.settings.max_bytes),
+        mailbox: receiver,
+        desk: perform::Desk::new(id, sender),
+        counts: Counts::default(),
+        queued_bytes: 0,
+        close: None,
+        sleep: Box::pin(tokio::time::sleep_until(node.clock.instant(armed))),
+        armed,
+        connection,
+        node,
+    };
+    let code = std::future::poll_fn(|cx| driver.poll(cx)).await;
+    driver.finish(code, peer, started).await;
+}
+
+impl Driver {
+    /// Turns until the connection says how it ends.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<CloseCode>> {
+        for _ in 0..INPUTS_PER_TURN {
+            self.drain();
+            if let Some(code) = self.close {
+                self.book();
+                return Poll::Ready(code);
+            }
+            match self.poll_input(cx) {
+                Poll::Ready(input) => self.connection.handle(input, self.node.now()),
+                Poll::Pending => {
+                    // Everything was taken: now what came of it goes out, as one write.
+                    match self.wire.poll_write(cx, &mut self.connection) {
+                        Ok(()) => {}
+                        Err(input) => {
+                            self.connection.handle(input, self.node.now());
+                            continue;
+                        }
+                    }
+                    // Writing made room: a paused delivery may have something to ask.
+                    if self.drain() {
+                        continue;
+                    }
+                    if self.arm(cx).is_ready() {
+                        self.connection.handle(Input::Timer, self.node.now());
+                        continue;
+                    }
+                    self.book();
+                    return Poll::Pending;
+                }
+            }
+        }
+        // A busy connection lets others have their turn, but first writes what it has.
+        if let Err(input) = self.wire.poll_write(cx, &mut self.connection) {
+            self.connection.handle(input, self.node.now());
+        }
+        self.book();
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        if let Poll::Ready(input) = self.mailbox.poll(cx) {
+            return Poll::Ready(input);
+        }
+        if self.connection.wants_input() { self.wire.poll_read(cx) } else { Poll::Pending }
+    }
+
+    /// Performs what the connection wants done; true if there was anything.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.connection.poll_output() {
+            any = true;
+            match output {
+                Output::Request(request) => {
+                    if let Some(input) = self.desk.perform(&self.node, request) {
+                        self.connection.handle(input, self.node.now());
+                    }
+                }
+                Output::Close(code) => self.close = Some(code),
+            }
+        }
+        any
+    }
+
+    /// Sleeps until the next deadline; ready if it has come.
+    fn arm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.connection.deadline() else { return Poll::Pending };
+        loop {
+            if deadline < self.armed || self.sleep.is_elapsed() {
+                self.armed = deadline;
+                self.sleep.as_mut().reset(self.node.clock.instant(deadline));
+            }
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.node.clock.now() >= deadline {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Books what has happened since the last time.
+    fn book(&mut self) {
+        let counts = self.connection.take_counts();
+        if counts != Counts::default() {
+            self.node.book(&counts);
+            self.counts.add(&counts);
+        }
+        let queued = self.connection.queued_bytes();
+        if queued != self.queued_bytes {
+            #[allow(clippy::cast_precision_loss, reason = "bytes of one connection's queue are far below 2^52")]
+            self.node.metrics.queue_bytes.increment(queued as f64 - self.queued_bytes as f64);
+            self.queued_bytes = queued;
+        }
+    }
+
+    async fn finish(mut self, code: Option<CloseCode>, peer: SocketAddr, started: Millis) {
+        self.desk.leave(&self.node);
+        if let Some(code) = code {
+            self.wire.close(code, &mut self.connection).await;
+        }
+        self.book();
+        let metrics = &self.node.metrics;
+        metrics.connections.decrement(1.0);
+        self.node.open.fetch_sub(1, Ordering::Relaxed);
+        metrics.connections_closed.of(crate::metrics::Closed(code)).increment(1);
+        let summary = Summary { code, counts: self.counts };
+        let open_ms = self.node.clock.now().since(started);
+        tracing::debug!(
+            connection = %self.connection.id(),
+            %peer,
+            open_ms,
+            code = summary.code.map_or(0, CloseCode::number),
+            frames_in = summary.counts.frames_in,
+            delivered = summary.counts.delivered_durable + summary.counts.delivered_ephemeral,
+            dropped = summary.counts.dropped_ephemeral,
+            "connection closed"
+        );
+    }
+}
+
+impl Node {
+    /// What a connection is told about the time.
+    pub(crate) fn now(&self) -> Now {
+        Now { at: self.clock.now(), backplane_us: self.current.now_us().unwrap_or_else(crate::clock::wall_us) }
+    }
+}

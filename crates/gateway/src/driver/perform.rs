@@ -1,0 +1,110 @@
+//! Does what a connection asks for: hands it to whoever answers, and returns at once.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use backplane::{AttachRequest, DetachRequest, HistoryRequest, ReadRequest, VerifyRequest};
+use connection::{Append, Attach, Input, Request};
+use delivery::Registration;
+use delivery::record;
+use protocol::{Address, ConnectionId, DeviceId, Envelope, Epoch, Text};
+
+use crate::asker::Asked;
+use crate::mailbox::Mailbox;
+use crate::node::Node;
+use crate::publisher::{Outgoing, Reply, new_message};
+
+/// What the shell of one connection has to remember.
+#[derive(Debug)]
+pub(super) struct Desk {
+    id: ConnectionId,
+    mailbox: Mailbox,
+    /// Where this connection is registered, and the number of its last registration there.
+    registered: Vec<(Text, u64)>,
+}
+
+impl Desk {
+    pub(super) fn new(id: ConnectionId, mailbox: Mailbox) -> Self {
+        Self { id, mailbox, registered: Vec::new() }
+    }
+
+    /// Hands a request over. What can be answered at once is.
+    pub(super) fn perform(&mut self, node: &Arc<Node>, request: Request) -> Option<Input> {
+        match request {
+            Request::Authenticate(credential) => {
+                return Some(Input::Authenticated(node.authenticator.verify(&credential, crate::clock::wall())));
+            }
+            Request::Attach(attach) => self.attach(node, attach),
+            Request::Read { of, after } => {
+                let request = ReadRequest { of: record_text(&of), after };
+                node.asker.read(of, request, self.mailbox.clone());
+            }
+            Request::Verify { of, cursor, device } => {
+                let record = record_text(&of);
+                let registration = self.registration(node, &record, device);
+                let request = VerifyRequest { of: record, registration, cursor };
+                node.asker.verify(Asked { request, of, mailbox: self.mailbox.clone() });
+            }
+            Request::Append(append) => self.append(node, append),
+            Request::History { id, of, before, limit } => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                let request = HistoryRequest { of: record_text(&of), before, limit };
+                node.asker.history(id, request, self.mailbox.clone());
+            }
+            Request::Ack { of, device, cursor } => node.asker.ack(record_text(&of), device, cursor),
+        }
+        None
+    }
+
+    fn attach(&mut self, node: &Arc<Node>, Attach { of, device, cursors, from }: Attach) {
+        let record = record_text(&of);
+        // In the map before it is asked: a message published right behind the attach finds it.
+        node.registry.insert(&record, self.id, &self.mailbox);
+        let registration = self.registration(node, &record, device);
+        let request = record::AttachRequest { registration, cursors, from };
+        let request = AttachRequest { of: record, epoch: Epoch(rand::random()), request };
+        node.asker.attach(Asked { request, of, mailbox: self.mailbox.clone() });
+    }
+
+    /// The next registration of this connection: a higher number than all before it.
+    fn registration(&mut self, node: &Node, record: &Text, device: Option<DeviceId>) -> Registration {
+        let reg = node.registrations.fetch_add(1, Ordering::Relaxed);
+        match self.registered.iter_mut().find(|(there, _)| there == record) {
+            Some((_, last)) => *last = reg,
+            None => self.registered.push((record.clone(), reg)),
+        }
+        Registration { node: node.id.clone(), connection: self.id, reg, device }
+    }
+
+    fn append(&self, node: &Arc<Node>, append: Append) {
+        let Append { id, to, from, body, ephemeral, retry_age_ms, expires_ms } = append;
+        let from = from.to_string();
+        let envelope = Envelope {
+            to: Text::from(to.to_string()),
+            from: Text::from(from.as_str()),
+            id: Text::from(id.as_str()),
+            encoding: body.encoding,
+            body: body.bytes,
+            expires_ms,
+            traceparent: None,
+            flags: 0,
+        };
+        let message = new_message(&from, id.as_str(), &envelope, ephemeral, retry_age_ms);
+        let record = if matches!(to, Address::Device(..)) { record_text(&to) } else { envelope.to };
+        let reply = Reply::Connection(self.mailbox.clone());
+        node.publisher.submit(Outgoing { id, to, record, message, since: node.clock.now(), reply });
+    }
+
+    /// The connection ended: exactly its own registrations go.
+    pub(super) fn leave(&mut self, node: &Node) {
+        node.registry.close(self.id);
+        for (of, reg) in self.registered.drain(..) {
+            node.registry.remove(&of, self.id);
+            node.asker.detach(DetachRequest { of, connection: self.id, reg });
+        }
+    }
+}
+
+fn record_text(of: &Address) -> Text {
+    backplane::api::record_of(of)
+}

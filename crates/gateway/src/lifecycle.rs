@@ -1,0 +1,218 @@
+//! Start order, and the end: ready, unready, goodbye, stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backplane::redis::COMMAND_TIMEOUT;
+use backplane::{Backplane, Embedded, RedisBackplane, RedisSettings};
+use delivery::Limits;
+use protocol::NodeId;
+use routing::{Settings, Topology};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::asker::{self, Asker};
+use crate::auth::Authenticator;
+use crate::clock::{Clock, wall_us};
+use crate::config::{Config, Scheduler};
+use crate::current::Current;
+use crate::door::Door;
+use crate::listener::{Http, HttpSettings, accept};
+use crate::metrics::{Metrics, run_upkeep};
+use crate::node::Node;
+use crate::publisher::Publisher;
+use crate::registry::Registry;
+use crate::workers::Workers;
+use crate::{generation, mailbox};
+
+/// How long a client is told to wait after a drain, spread over this.
+const RECONNECT_SPREAD_MS: u64 = 3_000;
+
+/// How a running node is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Say goodbye, then end.
+    pub drain: CancellationToken,
+    /// End now.
+    pub now: CancellationToken,
+}
+
+/// The addresses that a node listens at: with port 0 in the configuration, which ones it got.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub listen: std::net::SocketAddr,
+    pub internal: std::net::SocketAddr,
+}
+
+/// Runs a node on a runtime of its own until the process is told to stop: SIGTERM or SIGINT say goodbye first, a second
+/// one ends at once.
+///
+/// # Errors
+/// The node could not start: an address is taken, the configuration does not fit together.
+pub fn run_blocking(config: Config, ready: impl FnOnce(Addresses) + Send) -> anyhow::Result<()> {
+    let mut builder = match config.scheduler {
+        Scheduler::Shared => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(config.workers);
+            builder
+        }
+        // The connections have workers of their own; this one thread is for the backplane and for accepting.
+        Scheduler::Pinned => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build().context("no runtime")?;
+    runtime.block_on(async move {
+        let shutdown = Shutdown::default();
+        let signals = tokio::spawn(listen_for_signals(shutdown.clone())?);
+        let result = run(config, shutdown, ready).await;
+        signals.abort();
+        result
+    })
+}
+
+fn listen_for_signals(shutdown: Shutdown) -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
+    Ok(async move {
+        for token in [shutdown.drain, shutdown.now] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    })
+}
+
+/// Runs a node until `shutdown`. `ready` is called once it listens.
+///
+/// # Errors
+/// See [`run_blocking`].
+pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresses)) -> anyhow::Result<()> {
+    let id = NodeId::new(&config.node_name, rand::random()).context("node-name")?;
+    let topology = topology(&config)?;
+    let backplane = backplane(&config, &id, &topology)?;
+    let client_listener = accept::bind(config.listen).context("listen")?;
+    let internal_listener = accept::bind(config.internal).context("internal")?;
+    let addresses = Addresses { listen: client_listener.local_addr()?, internal: internal_listener.local_addr()? };
+
+    let (node, queues) = node(&config, id, topology.clone());
+    // Two ends: connections stop first, then those who hand on what they leave.
+    let (stop, stop_backplane) = (CancellationToken::new(), CancellationToken::new());
+    let tasks = TaskTracker::new();
+    for source in backplane.sources() {
+        tasks.spawn(generation::run(node.clone(), backplane.clone(), source, stop_backplane.clone()));
+    }
+    let lanes = TaskTracker::new();
+    for lane in topology.lanes() {
+        lanes.spawn(node.publisher.clone().run_lane(lane, stop.clone()));
+    }
+    lanes.spawn(asker::run(queues, node.asker.clone(), node.registry.clone(), stop.clone()));
+    tasks.spawn(run_upkeep(node.metrics.clone(), stop_backplane.clone()));
+
+    let workers = match config.scheduler {
+        Scheduler::Shared => Workers::shared(),
+        Scheduler::Pinned => Workers::pinned(config.workers).context("workers")?,
+    };
+    let workers = Arc::new(workers);
+    let door: Arc<dyn Door> = node.clone();
+    let http = Arc::new(Http::new(door, HttpSettings::new(&config), stop.clone()));
+    let refused = node.metrics.upgrades_refused.of(crate::metrics::UpgradeRefusal::TooMany).clone();
+    let (serve, on) = (http.clone(), workers.clone());
+    let clients = move |arrival| drop(on.pick().spawn(serve.clone().serve_client(arrival)));
+    tasks.spawn(accept::run(client_listener, accept::PENDING_MAX, refused.clone(), stop.clone(), clients));
+    let internal = move |arrival| drop(tokio::spawn(http.clone().serve_internal(arrival)));
+    tasks.spawn(accept::run(internal_listener, accept::PENDING_MAX, refused, stop_backplane.clone(), internal));
+
+    tracing::info!(node = %node.id, listen = %addresses.listen, internal = %addresses.internal, "listening");
+    ready(addresses);
+    shutdown.drain.cancelled().await;
+    let drained = drain(&node, &config);
+    let _ = shutdown.now.run_until_cancelled(drained).await;
+    stop.cancel();
+    lanes.close();
+    // What connections left behind is handed on, within a command or two.
+    let _ = tokio::time::timeout(COMMAND_TIMEOUT * 2, lanes.wait()).await;
+    stop_backplane.cancel();
+    tasks.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+    if let Ok(workers) = Arc::try_unwrap(workers) {
+        workers.stop();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Unready first, so that load balancers notice while everything still works; then everybody is told to come back
+/// elsewhere; then the node waits for them to go.
+async fn drain(node: &Node, config: &Config) {
+    node.is_draining.store(true, Ordering::Relaxed);
+    tracing::info!(connections = node.registry.count(), "draining");
+    tokio::time::sleep(Duration::from_millis(config.drain_delay_ms)).await;
+    let end = tokio::time::Instant::now() + Duration::from_millis(config.drain_ms);
+    // Connections that were upgraded during the delay are told in the next round.
+    while node.registry.count() > 0 && tokio::time::Instant::now() < end {
+        for mailbox in node.registry.mailboxes() {
+            mailbox::Mailbox::notify_drain(&mailbox, 500 + rand::random_range(0..RECONNECT_SPREAD_MS));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Closing frames that are still on their way.
+    while node.open.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn topology(config: &Config) -> anyhow::Result<Topology> {
+    let settings = Settings { prefix: config.redis_prefix.clone(), partitions: config.partitions, lanes: config.lanes };
+    Topology::new(settings).map_err(|e| anyhow::anyhow!("the topology does not fit: {e:?}"))
+}
+
+fn backplane(config: &Config, id: &NodeId, topology: &Topology) -> anyhow::Result<Arc<dyn Backplane>> {
+    let retry_young_us = u64::try_from(COMMAND_TIMEOUT.as_micros()).unwrap_or(u64::MAX) * 4;
+    let limits = Limits {
+        retention_ms: config.retention_ms,
+        inbox_max: config.inbox_max,
+        inbox_bytes: config.inbox_bytes,
+        retry_young_us,
+    };
+    let Some(url) = &config.redis else {
+        return Ok(Arc::new(Embedded::new(id.clone(), limits, config.embedded_bytes, Arc::new(wall_us))));
+    };
+    let settings = RedisSettings {
+        url: url.reveal().to_owned(),
+        node: id.clone(),
+        topology: topology.clone(),
+        limits,
+        process: rand::random(),
+        command_timeout: COMMAND_TIMEOUT,
+        connect_timeout: Duration::from_secs(3),
+    };
+    Ok(Arc::new(RedisBackplane::new(settings).map_err(|e| anyhow::anyhow!("redis: {e}"))?))
+}
+
+fn node(config: &Config, id: NodeId, topology: Topology) -> (Arc<Node>, asker::Queues) {
+    let clock = Clock::start();
+    let metrics = Arc::new(Metrics::new());
+    let current = Arc::new(Current::default());
+    let histograms = (metrics.append_seconds.clone(), metrics.append_batch_size.clone());
+    let publisher = Publisher::new(topology, current.clone(), clock, COMMAND_TIMEOUT, histograms);
+    let (asker, queues) = Asker::new(current.clone());
+    let node = Node {
+        settings: Arc::new(config.connection(id.as_str())),
+        clock,
+        metrics,
+        registry: Arc::new(Registry::default()),
+        current,
+        publisher: Arc::new(publisher),
+        asker: Arc::new(asker),
+        authenticator: Authenticator::new(config),
+        registrations: AtomicU64::new(1),
+        is_draining: AtomicBool::new(false),
+        open: AtomicUsize::new(0),
+        id,
+    };
+    (Arc::new(node), queues)
+}

@@ -1,0 +1,129 @@
+//! One node: what its parts share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use connection::{Counts, PullCause, SendFault, Settings};
+use delivery::{Place, Reason};
+use protocol::{Address, Envelope, ErrorCode, NodeId, Text};
+use tokio::sync::oneshot;
+
+use crate::asker::Asker;
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::current::Current;
+use crate::door::{BoxFuture, Door, OutgoingMessage, SendAnswer, Socket};
+use crate::metrics::{DropReason, MessageKind, Metrics};
+use crate::publisher::{Outgoing, Publisher, Reply, new_message};
+use crate::registry::Registry;
+
+/// The shared handles of one node.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) current: Arc<Current>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) asker: Arc<Asker>,
+    pub(crate) authenticator: Authenticator,
+    /// The number of the next registration.
+    pub(crate) registrations: AtomicU64,
+    pub(crate) is_draining: AtomicBool,
+    /// Connections whose task has not ended, their closing included.
+    pub(crate) open: AtomicUsize,
+}
+
+impl Node {
+    /// Adds what a connection counted to the metrics.
+    pub(crate) fn book(&self, counts: &Counts) {
+        let add = |counter: &metrics::Counter, n: u64| {
+            if n > 0 {
+                counter.increment(n);
+            }
+        };
+        let m = &self.metrics;
+        add(m.messages_received.of(MessageKind::Durable), counts.sends_durable);
+        add(m.messages_received.of(MessageKind::Ephemeral), counts.sends_ephemeral);
+        add(m.messages_delivered.of(MessageKind::Durable), counts.delivered_durable);
+        add(m.messages_delivered.of(MessageKind::Ephemeral), counts.delivered_ephemeral);
+        add(m.messages_dropped.of(DropReason::QueueFull), counts.dropped_ephemeral);
+        add(m.messages_dropped.of(DropReason::Expired), counts.expired);
+        PullCause::ALL.into_iter().zip(counts.pulls).for_each(|(cause, n)| add(m.pulls.of(cause), n));
+        Reason::ALL.into_iter().zip(counts.resets).for_each(|(reason, n)| add(m.resets.of(reason), n));
+        if let Some(us) = counts.delay_us {
+            m.delivery_seconds.record(std::time::Duration::from_micros(us).as_secs_f64());
+        }
+    }
+
+    async fn send_one(&self, message: OutgoingMessage) -> Result<SendAnswer, SendFault> {
+        let OutgoingMessage { to, from, id, body, ephemeral, retry_age_ms, expires_ms } = message;
+        if !matches!(to, Address::User(_) | Address::Device(..)) {
+            let message = format!("`to`: expected user:ID or user:ID/DEVICE, got {to}; this version delivers to users");
+            return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
+        }
+        let kind = if ephemeral { MessageKind::Ephemeral } else { MessageKind::Durable };
+        self.metrics.messages_received.of(kind).increment(1);
+        let from = from.to_string();
+        let envelope = Envelope {
+            to: Text::from(to.to_string()),
+            from: Text::from(from.as_str()),
+            id: Text::from(id.as_str()),
+            encoding: body.encoding,
+            body: body.bytes,
+            expires_ms,
+            traceparent: None,
+            flags: 0,
+        };
+        let message = new_message(&from, id.as_str(), &envelope, ephemeral, retry_age_ms);
+        let record = backplane::api::record_of(&to);
+        let (reply, answer) = oneshot::channel();
+        let outgoing =
+            Outgoing { id, to, record: record.clone(), message, since: self.clock.now(), reply: Reply::Api(reply) };
+        self.publisher.submit(outgoing);
+        let gone = |_| SendFault {
+            code: ErrorCode::UnknownOutcome,
+            message: "the node is being stopped".to_owned(),
+            retry_ms: None,
+            is_final: false,
+        };
+        let placed = answer.await.map_err(gone)??;
+        let reference = match placed.place {
+            Place::Stored(cursor) | Place::Found(cursor) => Some(cursor.to_ref(&record)),
+            Place::Published => None,
+            Place::Unprovable => {
+                let message =
+                    "the search for the first try reached its bound; nothing was stored by this one".to_owned();
+                return Err(SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: None, is_final: true });
+            }
+        };
+        Ok(SendAnswer { reference, at: placed.at, online: Some(placed.online) })
+    }
+}
+
+impl Door for Node {
+    fn readiness(&self) -> Result<(), String> {
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err("the node is being stopped".to_owned());
+        }
+        if !self.current.is_up() {
+            return Err("the backplane cannot be reached".to_owned());
+        }
+        Ok(())
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    fn open(self: Arc<Self>, socket: Socket, opening: connection::Opening, peer: SocketAddr) -> BoxFuture<'static, ()> {
+        Box::pin(crate::driver::run(self, socket, opening, peer))
+    }
+
+    fn send(&self, message: OutgoingMessage) -> BoxFuture<'_, Result<SendAnswer, SendFault>> {
+        Box::pin(self.send_one(message))
+    }
+}

@@ -1,0 +1,265 @@
+//! Shell of the batcher: one task a lane asks one batch at a time, and hands every sender its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Slot};
+use connection::{Input, SendFault};
+use delivery::batch::{Next, Outcome, after};
+use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Placed};
+use metrics::Histogram;
+use parking_lot::Mutex;
+use protocol::{Address, Epoch, ErrorCode, MessageId, Text};
+use routing::{Lane, Topology};
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::current::Current;
+use crate::mailbox::Mailbox;
+
+/// Bytes that wait in all lanes together: what 10,000 senders of 6 KiB can have in flight. Above it `overloaded`.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a retry's search is widened by, in milliseconds: the margin of docs/delivery.md, and the step between two
+/// masters' clocks as long as it has not been measured.
+const SEARCH_MARGIN_MS: u64 = 5_000 + 60_000;
+
+/// How often a lane that cannot ask looks after what waits behind.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A message on its way to a lane.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) id: MessageId,
+    pub(crate) to: Address,
+    pub(crate) record: Text,
+    pub(crate) message: NewMessage,
+    /// Since when a retry's age has grown in this node.
+    pub(crate) since: protocol::Millis,
+    pub(crate) reply: Reply,
+}
+
+/// Who is told.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Connection(Mailbox),
+    Api(oneshot::Sender<Result<Placed, SendFault>>),
+}
+
+#[derive(Debug)]
+struct LaneQueue {
+    batcher: Mutex<Batcher<Outgoing>>,
+    wake: Notify,
+}
+
+/// The lanes of one node.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    topology: Topology,
+    lanes: Vec<LaneQueue>,
+    current: Arc<Current>,
+    clock: Clock,
+    timeout: Duration,
+    append_seconds: Histogram,
+    batch_size: Histogram,
+}
+
+/// Who has been told what became of a message; each is told once.
+struct Waiting {
+    slot: Slot,
+    id: MessageId,
+    to: Address,
+    reply: Option<Reply>,
+}
+
+impl Publisher {
+    pub(crate) fn new(
+        topology: Topology,
+        current: Arc<Current>,
+        clock: Clock,
+        timeout: Duration,
+        (append_seconds, batch_size): (Histogram, Histogram),
+    ) -> Self {
+        let count = topology.lanes().count();
+        let queue = || LaneQueue { batcher: Mutex::new(Batcher::new(QUEUE_BYTES_MAX / count)), wake: Notify::new() };
+        let lanes = topology.lanes().map(|_| queue()).collect();
+        Self { topology, lanes, current, clock, timeout, append_seconds, batch_size }
+    }
+
+    /// Puts a message in line. Its answer comes by its `reply`, always.
+    pub(crate) fn submit(&self, outgoing: Outgoing) {
+        if !self.current.is_up() {
+            return tell(outgoing, Err(unavailable("the backplane cannot be reached")));
+        }
+        let queue = &self.lanes[usize::from(self.topology.lane(&outgoing.record).0)];
+        let bytes = outgoing.message.envelope.len() + 256;
+        let pushed = queue.batcher.lock().push(outgoing, bytes, self.clock.now());
+        match pushed {
+            Ok(()) => queue.wake.notify_one(),
+            Err(Full(outgoing)) => tell(outgoing, Err(overloaded())),
+        }
+    }
+
+    /// Runs one lane until `stop`, and then what it still holds.
+    pub(crate) async fn run_lane(self: Arc<Self>, lane: Lane, stop: CancellationToken) {
+        let queue = &self.lanes[usize::from(lane.0)];
+        loop {
+            // The lock is released before the batch is asked.
+            let begun = queue.batcher.lock().begin();
+            if let Some((number, items)) = begun {
+                self.run_batch(lane, number, items).await;
+                queue.batcher.lock().finish();
+                continue;
+            }
+            if stop.run_until_cancelled(queue.wake.notified()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn run_batch(&self, lane: Lane, number: BatchNumber, items: Vec<Outgoing>) {
+        let started = self.clock.now();
+        #[allow(clippy::cast_precision_loss, reason = "a batch has at most 1,000 messages")]
+        self.batch_size.record(items.len() as f64);
+        let Some(commands) = self.current.get() else {
+            return items.into_iter().for_each(|o| tell(o, Err(unavailable("the backplane cannot be reached"))));
+        };
+        let timeout_us = u64::try_from(self.timeout.as_micros()).unwrap_or(u64::MAX);
+        // One deadline for all askings: two command timeouts from the first.
+        let (batch, mut waiting) = self.build(lane, number, items, commands.now_us() + 2 * timeout_us);
+        let mut commands = Some(commands);
+        let mut may_have_run = false;
+        loop {
+            let asked = match &commands {
+                Some(commands) => commands.append(&batch).await,
+                None => Err(BackplaneError::Unknown("no generation".to_owned())),
+            };
+            let (outcome, why) = match asked {
+                Ok(BatchResult::Answered(answer)) => {
+                    waiting.iter_mut().for_each(|w| answer_one(w, &answer));
+                    (Outcome::Answered, String::new())
+                }
+                Ok(BatchResult::Stale) => (Outcome::Stale, "the batch came too late and was not stored".to_owned()),
+                Err(BackplaneError::NotRun(why)) => (Outcome::NotRun, why),
+                Err(BackplaneError::Unknown(why)) => (Outcome::Unknown, why),
+            };
+            match after(outcome) {
+                Next::Finish { unanswered } => {
+                    if unanswered {
+                        // `unavailable` says that nothing was stored: only where no asking can have run.
+                        let is_sure = !may_have_run || outcome == Outcome::Stale;
+                        let fault = if is_sure { unavailable(&why) } else { unknown() };
+                        waiting.iter_mut().for_each(|w| tell_waiting(w, Err(fault.clone())));
+                        tracing::warn!(lane = lane.0, why, "a batch was not stored");
+                    }
+                    break;
+                }
+                Next::Ask => {
+                    may_have_run = true;
+                    commands = self.wait_for_next(lane, started, &mut waiting).await;
+                }
+            }
+        }
+        self.append_seconds.record(Duration::from_millis(self.clock.now().since(started)).as_secs_f64());
+    }
+
+    /// Waits for somebody to ask, and meanwhile tells those who have waited long enough.
+    async fn wait_for_next(
+        &self,
+        lane: Lane,
+        started: protocol::Millis,
+        waiting: &mut [Waiting],
+    ) -> Option<backplane::Commands> {
+        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        let queue = &self.lanes[usize::from(lane.0)];
+        // At least one tick between two askings, so that a backplane that fails at once is not hammered.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let commands = self.current.wait(TICK).await;
+        let now = self.clock.now();
+        if now.since(started) >= timeout_ms {
+            waiting.iter_mut().for_each(|w| tell_waiting(w, Err(unknown())));
+        }
+        // What waits behind was never asked: it was not stored, and says so after one timeout.
+        let expired = queue.batcher.lock().expire(now, timeout_ms);
+        expired.into_iter().for_each(|o| tell(o, Err(unavailable("the backplane does not answer"))));
+        commands
+    }
+
+    fn build(&self, lane: Lane, number: BatchNumber, items: Vec<Outgoing>, deadline_us: u64) -> (Batch, Vec<Waiting>) {
+        let now = self.clock.now();
+        let mut builder = BatchBuilder::default();
+        let mut waiting = Vec::with_capacity(items.len());
+        for Outgoing { id, to, record, mut message, since, reply } in items {
+            if let Some(us) = &mut message.search_us {
+                *us += now.since(since) * 1_000;
+            }
+            let slot = builder.push(&record, message, || Epoch(rand::random()));
+            waiting.push(Waiting { slot, id, to, reply: Some(reply) });
+        }
+        (builder.finish(lane, Some(number), deadline_us), waiting)
+    }
+}
+
+/// A message as the backplane takes it.
+pub(crate) fn new_message(
+    from: &str,
+    id: &str,
+    envelope: &protocol::Envelope,
+    ephemeral: bool,
+    retry_age_ms: Option<u64>,
+) -> NewMessage {
+    let search_us = retry_age_ms.map(|age| (age.saturating_add(SEARCH_MARGIN_MS)).min(1 << 40) * 1_000);
+    NewMessage {
+        kind: if ephemeral { Kind::Ephemeral } else { Kind::Durable },
+        tag: routing::hash::tag(from, id),
+        envelope: envelope.encode().into(),
+        search_us,
+    }
+}
+
+fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer) {
+    let result = answer.get(waiting.slot).map_err(unavailable);
+    tell_waiting(waiting, result);
+}
+
+fn tell_waiting(waiting: &mut Waiting, result: Result<Placed, SendFault>) {
+    if let Some(reply) = waiting.reply.take() {
+        reply.tell(&waiting.id, &waiting.to, result);
+    }
+}
+
+fn tell(outgoing: Outgoing, result: Result<Placed, SendFault>) {
+    outgoing.reply.tell(&outgoing.id, &outgoing.to, result);
+}
+
+impl Reply {
+    fn tell(self, id: &MessageId, to: &Address, result: Result<Placed, SendFault>) {
+        match self {
+            Self::Connection(mailbox) => mailbox.answer(Input::Appended { id: id.clone(), to: to.clone(), result }),
+            // A caller that went away does not wait for it.
+            Self::Api(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+fn unavailable(why: &str) -> SendFault {
+    let message = format!("nothing was stored: {why}");
+    SendFault { code: ErrorCode::Unavailable, message, retry_ms: Some(jittered(1_000)), is_final: false }
+}
+
+fn unknown() -> SendFault {
+    let message =
+        "the backplane did not answer in time; send it again with the same id, `retry` and `age_ms`".to_owned();
+    SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
+}
+
+fn overloaded() -> SendFault {
+    let message = "a queue of this node is full".to_owned();
+    SendFault { code: ErrorCode::Overloaded, message, retry_ms: Some(jittered(200)), is_final: false }
+}
+
+/// Spread, so that those who were refused together do not come back together.
+fn jittered(ms: u64) -> u64 {
+    ms / 2 + rand::random_range(0..=ms)
+}

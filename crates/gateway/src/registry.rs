@@ -1,0 +1,123 @@
+//! Who is here: a sharded map from a record to the mailboxes of its connections, and all connections by id.
+//!
+//! A connection is entered before its attach is asked, so that a message that is published right behind the attach finds
+//! it. Removal names exactly one connection.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use protocol::{ConnectionId, Live, Text};
+
+use crate::mailbox::{Mailbox, Offer};
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    by_record: DashMap<Text, Vec<(ConnectionId, Mailbox)>>,
+    by_connection: DashMap<ConnectionId, Mailbox>,
+    /// Counting the map would lock every shard.
+    count: AtomicUsize,
+}
+
+/// What a delivery did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    pub(crate) taken: usize,
+    pub(crate) full: usize,
+}
+
+impl Registry {
+    /// A connection opened.
+    pub(crate) fn open(&self, id: ConnectionId, mailbox: Mailbox) {
+        self.by_connection.insert(id, mailbox);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It closed.
+    pub(crate) fn close(&self, id: ConnectionId) {
+        if self.by_connection.remove(&id).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Live messages of this record go to this connection from now on.
+    pub(crate) fn insert(&self, record: &Text, id: ConnectionId, mailbox: &Mailbox) {
+        let mut there = self.by_record.entry(record.clone()).or_default();
+        if !there.iter().any(|(other, _)| *other == id) {
+            there.push((id, mailbox.clone()));
+        }
+    }
+
+    /// True while the connection is entered for the record.
+    pub(crate) fn contains(&self, record: &Text, id: ConnectionId) -> bool {
+        self.by_record.get(record).is_some_and(|there| there.iter().any(|(other, _)| *other == id))
+    }
+
+    /// Removes exactly this connection from the record.
+    pub(crate) fn remove(&self, record: &Text, id: ConnectionId) {
+        self.by_record.remove_if_mut(record, |_, there| {
+            there.retain(|(other, _)| *other != id);
+            there.is_empty()
+        });
+    }
+
+    /// Hands a message to every connection of its record.
+    pub(crate) fn deliver(&self, record: &Text, live: &Live) -> Delivered {
+        let mut delivered = Delivered::default();
+        let Some(there) = self.by_record.get(record) else { return delivered };
+        for (_, mailbox) in there.iter() {
+            match mailbox.offer(record, live) {
+                Offer::Taken => delivered.taken += 1,
+                Offer::Full => delivered.full += 1,
+                Offer::Gone => {}
+            }
+        }
+        delivered
+    }
+
+    /// All mailboxes, as they are now.
+    pub(crate) fn mailboxes(&self) -> Vec<Mailbox> {
+        self.by_connection.iter().map(|entry| entry.value().clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::mailbox;
+    use protocol::{Encoding, Envelope, Ephemeral, UnixMillis};
+
+    fn live() -> Live {
+        let envelope = Envelope {
+            to: "user:b".into(),
+            from: "user:a".into(),
+            id: "1".into(),
+            encoding: Encoding::Json,
+            body: bytes::Bytes::from_static(b"1"),
+            expires_ms: None,
+            traceparent: None,
+            flags: 0,
+        };
+        Live::Ephemeral(Ephemeral { at: UnixMillis(0), envelope: envelope.into() })
+    }
+
+    #[test]
+    fn a_message_reaches_every_connection_of_its_record_and_a_removal_names_one() {
+        let registry = Registry::default();
+        let (record, other) = (Text::from("user:b"), Text::from("user:c"));
+        let (first, _first) = mailbox();
+        let (second, _second) = mailbox();
+        registry.insert(&record, ConnectionId(1), &first);
+        registry.insert(&record, ConnectionId(1), &first);
+        registry.insert(&record, ConnectionId(2), &second);
+        assert_eq!(registry.deliver(&record, &live()).taken, 2);
+        assert_eq!(registry.deliver(&other, &live()), Delivered::default());
+        registry.remove(&record, ConnectionId(1));
+        assert!(!registry.contains(&record, ConnectionId(1)) && registry.contains(&record, ConnectionId(2)));
+        registry.remove(&record, ConnectionId(2));
+        assert!(registry.by_record.is_empty());
+    }
+}

@@ -175,8 +175,9 @@ impl Driver {
 
     async fn finish(mut self, code: Option<CloseCode>, peer: SocketAddr, started: Millis) {
         self.desk.leave(&self.node);
-        if let Some(code) = code {
-            self.wire.close(code, &mut self.connection).await;
+        match code {
+            Some(code) => self.wire.close(code, &mut self.connection).await,
+            None => self.wire.answer_close().await,
         }
         self.book();
         let metrics = &self.node.metrics;

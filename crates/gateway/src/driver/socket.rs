@@ -87,6 +87,16 @@ impl Wire {
         Ok(())
     }
 
+    /// The peer closed: the library's answer to it goes out, and then the socket is done.
+    pub(super) async fn answer_close(&mut self) {
+        let answer = async {
+            if self.is_dirty && self.socket.flush().await.is_ok() {
+                let _ = self.socket.get_mut().shutdown().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_WITHIN, answer).await;
+    }
+
     /// Writes what is left, the close frame, and waits for the peer to take it: a socket that is dropped while the peer
     /// still sends is reset by the kernel, and the peer may never read why.
     pub(super) async fn close(&mut self, code: CloseCode, connection: &mut Connection) {

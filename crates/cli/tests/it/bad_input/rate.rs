@@ -76,6 +76,9 @@ fn each_map_of_a_batch_counts_as_one_frame_and_what_is_refused_is_not_executed()
                 let message = receiving.expect_type("message").await?;
                 ensure!(message["body"] == *id, "expected {id}, got {message}");
             }
+            // The bucket is empty now: what was refused says when the next frame passes.
+            let retry_ms = answers.iter().filter_map(|answer| answer["retry_ms"].as_u64()).max().unwrap_or_default();
+            tokio::time::sleep(std::time::Duration::from_millis(retry_ms + 5)).await;
             let marker = json!({"type": "send", "id": "marker", "to": to, "body": "marker"});
             ensure!(sending.ask(&marker).await?["type"] == "sent");
             let message = receiving.next_json(SOON).await.context("the marker")?;

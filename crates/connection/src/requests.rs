@@ -36,13 +36,9 @@ impl Connection {
             Err(FrameError { id, message, .. }) => {
                 self.answer_error(id.as_ref(), ErrorCode::BadRequest, &message, None)
             }
-            Ok(ClientFrame::Hello(_)) => {
-                self.answer_error(
-                    None,
-                    ErrorCode::BadRequest,
-                    "`type`: hello was said already; it is the first frame only",
-                    None,
-                );
+            Ok(ClientFrame::Hello(hello)) => {
+                let message = "`type`: hello was said already; it is the first frame only";
+                self.answer_error(hello.id.as_ref(), ErrorCode::BadRequest, message, None);
             }
             Ok(ClientFrame::Send(send)) => self.on_send(send),
             Ok(ClientFrame::Ack { of, cursor }) => self.on_ack(&of, cursor, now),
@@ -174,6 +170,7 @@ fn id_of(frame: &ClientFrame) -> Option<&MessageId> {
         ClientFrame::Send(send) => Some(&send.id),
         ClientFrame::History { id, .. } => Some(id),
         ClientFrame::Ping { id } => id.as_ref(),
-        ClientFrame::Hello(_) | ClientFrame::Ack { .. } => None,
+        ClientFrame::Hello(hello) => hello.id.as_ref(),
+        ClientFrame::Ack { .. } => None,
     }
 }

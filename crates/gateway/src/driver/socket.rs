@@ -22,8 +22,9 @@ pub type Socket = WebSocketStream<Counted<TcpStream>>;
 
 /// How long a close may take: the peer reads why, and what it still sends is thrown away.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-/// How much of what comes after our close is thrown away.
-const LINGER_BYTES_MAX: usize = 64 * 1024;
+/// How much of what comes after our close is thrown away. A client that sent a message of 70 KB has to be able to finish
+/// it, or its library hears of a broken pipe before it hears `bye`.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) struct Wire {
     socket: Socket,

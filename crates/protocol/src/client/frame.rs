@@ -36,6 +36,8 @@ pub enum ClientFrame {
 /// The first frame.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Hello {
+    /// Only named where the hello is refused: its answer is `welcome`.
+    pub id: Option<MessageId>,
     pub token: Option<String>,
     pub device: Option<DeviceId>,
     /// By stream; newest first. `None` stands for a cursor that cannot be read.
@@ -49,6 +51,7 @@ impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let token_bytes = self.token.as_ref().map(String::len);
         f.debug_struct("Hello")
+            .field("id", &self.id)
             .field("token_bytes", &token_bytes)
             .field("device", &self.device)
             .field("cursors", &self.cursors)
@@ -151,6 +154,7 @@ impl<'a> FieldReader<'_, 'a> {
             Some(other) => return Err(format!("`from`: expected \"oldest\" or \"now\", got {}", shown(other))),
         };
         Ok(Hello {
+            id: self.text("id")?.map(|text| parse_id(&text)).transpose()?,
             token: self.text("token")?.map(Cow::into_owned),
             device,
             cursors: self.cursors()?,

@@ -35,6 +35,7 @@ fn a_hello_is_read_in_both_encodings() {
         assert_eq!(
             Hello { cursors, ..hello },
             Hello {
+                id: None,
                 token: Some("t".to_owned()),
                 device: Some(DeviceId::parse("phone").unwrap()),
                 cursors: vec![

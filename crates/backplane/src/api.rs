@@ -141,6 +141,9 @@ pub trait Subscription: Send {
     fn next(&mut self) -> Answer<'_, Result<Bundle, Loss>>;
 }
 
+/// One generation: its two halves.
+pub type Opened = Result<(Commands, Box<dyn Subscription>), BackplaneError>;
+
 /// A backplane for one node.
 pub trait Backplane: Send + Sync {
     fn sources(&self) -> Vec<Source>;
@@ -149,7 +152,7 @@ pub trait Backplane: Send + Sync {
     ///
     /// # Errors
     /// [`BackplaneError`]: try again after a while.
-    fn open(&self, source: Source) -> Answer<'_, Result<(Commands, Box<dyn Subscription>), BackplaneError>>;
+    fn open(&self, source: Source) -> Answer<'_, Opened>;
 }
 
 /// The text that names the record of an address.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::api::{
     Answer, AttachRequest, Backplane, Batch, BatchAnswer, BatchResult, Commands, DetachRequest, HistoryRequest, Log,
-    ReadRequest, Source, Subscription, VerifyRequest,
+    Opened, ReadRequest, Source, Subscription, VerifyRequest,
 };
 use crate::error::{BackplaneError, HistoryError, Loss};
 
@@ -308,7 +308,7 @@ impl Backplane for Embedded {
         vec![Source(0)]
     }
 
-    fn open(&self, _source: Source) -> Answer<'_, Result<(Commands, Box<dyn Subscription>), BackplaneError>> {
+    fn open(&self, _source: Source) -> Answer<'_, Opened> {
         Box::pin(async move {
             let (sender, receiver) = mpsc::channel(BUS_BUNDLES_MAX);
             let queued = Arc::new(AtomicUsize::new(0));

@@ -17,8 +17,7 @@ use delivery::Limits;
 use protocol::NodeId;
 use routing::Topology;
 
-use crate::api::{Answer, Backplane, Commands, Source, Subscription};
-use crate::error::BackplaneError;
+use crate::api::{Answer, Backplane, Commands, Opened, Source, Subscription};
 
 /// What a node has to know to use a Redis. `Debug` shows no password.
 #[derive(Clone)]
@@ -65,7 +64,7 @@ impl Backplane for RedisBackplane {
         vec![Source(0)]
     }
 
-    fn open(&self, _source: Source) -> Answer<'_, Result<(Commands, Box<dyn Subscription>), BackplaneError>> {
+    fn open(&self, _source: Source) -> Answer<'_, Opened> {
         Box::pin(async move {
             let (commands, subscription) = connect::open(&self.settings).await?;
             let commands: Commands = Arc::new(commands);

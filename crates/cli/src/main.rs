@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node. Without `--redis`: the embedded backplane
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Print what arrives for a user, one line of JSON a message
     Listen(listen::ListenArgs),
     /// Send one message through the server API
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     // clap ends the process with status 2 if it does not understand.
     let matches = Cli::command().get_matches();
     let result = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| match cli.command {
-        Command::Serve(args) => serve::run(args, matches.subcommand_matches("serve")),
+        Command::Serve(args) => serve::run(*args, matches.subcommand_matches("serve")),
         Command::Listen(args) => block_on(listen::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Token(args) => block_on(token::run(args)),

@@ -82,6 +82,7 @@ impl Scripts {
 }
 
 /// Whether a failed command may have run.
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` takes")]
 pub(super) fn classify(error: Error) -> BackplaneError {
     let text = format!("{}: {}", error.kind().to_str(), error.details());
     match error.kind() {

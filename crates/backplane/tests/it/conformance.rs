@@ -292,13 +292,11 @@ impl World {
     async fn append(&mut self, redis: &mut Generation, batch: &Batch, context: &str) {
         let lua = answered(redis.commands.append(batch).await.unwrap());
         // The first message that was stored or published says what the time was.
-        let mut place = 0;
-        for placed in lua.groups.iter().flat_map(|g| g.as_ref().unwrap()) {
+        for (place, placed) in (0..).zip(lua.groups.iter().flat_map(|g| g.as_ref().unwrap())) {
             if let Place::Stored(cursor) = placed.place {
                 self.set_clock(cursor.stamp.0 - place);
                 break;
             }
-            place += 1;
         }
         let embedded = answered(self.embedded.commands.append(batch).await.unwrap());
         let (now_us, limits) = (self.now_us, self.limits);

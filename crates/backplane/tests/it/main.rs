@@ -1,4 +1,5 @@
 //! One suite for both backplanes, and what only a real Redis can show.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod conformance;
 mod fixtures;

@@ -1,4 +1,5 @@
 //! Told histories of one connection: what the client says, what the shell answers, what the client gets.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod harness;
 mod scenarios;

@@ -66,6 +66,7 @@ impl Wire {
     }
 
     /// Writes what the connection has, as far as the socket takes it.
+    #[allow(clippy::result_large_err, reason = "it goes straight into the connection")]
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, connection: &mut Connection) -> Result<(), Input> {
         let mut socket = std::pin::Pin::new(&mut self.socket);
         loop {

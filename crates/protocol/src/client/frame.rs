@@ -41,7 +41,7 @@ pub struct Hello {
     pub token: Option<String>,
     pub device: Option<DeviceId>,
     /// By stream; newest first. `None` stands for a cursor that cannot be read.
-    pub cursors: Vec<(Address, Vec<Option<Cursor>>)>,
+    pub cursors: Vec<StreamCursors>,
     pub from: Option<From>,
     /// The client takes arrays of frames.
     pub batch: bool,
@@ -60,6 +60,9 @@ impl fmt::Debug for Hello {
             .finish()
     }
 }
+
+/// A stream and its cursors.
+pub type StreamCursors = (Address, Vec<Option<Cursor>>);
 
 /// Where a stream starts that has no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +166,7 @@ impl<'a> FieldReader<'_, 'a> {
         })
     }
 
-    fn cursors(&self) -> Result<Vec<(Address, Vec<Option<Cursor>>)>, String> {
+    fn cursors(&self) -> Result<Vec<StreamCursors>, String> {
         const EXPECTED: &str = "a map from stream to a cursor or an array of cursors";
         let Some(raw) = self.present("cursors") else { return Ok(Vec::new()) };
         let map = raw.map().ok_or_else(|| unexpected("cursors", EXPECTED, &raw))?;

@@ -120,7 +120,7 @@ impl Door for Node {
     }
 
     fn open(self: Arc<Self>, socket: Socket, opening: connection::Opening, peer: SocketAddr) -> BoxFuture<'static, ()> {
-        Box::pin(crate::driver::run(self, socket, opening, peer))
+        crate::driver::open(self, socket, opening, peer)
     }
 
     fn send(&self, message: OutgoingMessage) -> BoxFuture<'_, Result<SendAnswer, SendFault>> {

@@ -21,3 +21,5 @@ pub use raw::{Burst, Frame, Outcome, Raw, Report};
 pub use redis::Redis;
 pub use wait::eventually;
 pub use ws::Client;
+
+pub use ports::free_port;

@@ -17,7 +17,7 @@ const COUNT: u16 = 12_000;
 static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
 /// A port that nobody listens on, and that this process has not handed out before.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let mut guard = TAKEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let taken = guard.get_or_insert_with(HashSet::new);
     for _ in 0..1_000 {

@@ -2,6 +2,8 @@
 //!
 //! Goal: what the core decides happens on real sockets: reconnects, resumes, retries, back-pressure, goodbyes.
 
+#![allow(clippy::unwrap_used, reason = "what helpers of a test meet unexpectedly fails the test")]
+
 mod fake;
 
 use std::time::Duration;

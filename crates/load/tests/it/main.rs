@@ -1,6 +1,8 @@
 //! Goal: the load generator measures what happened, and every broken promise is found. Method: a server in the same
 //! process that keeps the promise, or breaks it in one way.
 
+#![allow(clippy::unwrap_used, reason = "what helpers of a test meet unexpectedly fails the test")]
+
 mod relay;
 
 use std::time::Duration;

@@ -50,6 +50,13 @@ pub(crate) async fn start(fault: Fault) -> [String; 2] {
     urls.try_into().unwrap()
 }
 
+fn deliver(users: &Users, to: &str, message: &Value) {
+    if let Some(inbox) = users.lock().unwrap().get(to) {
+        // Its connection may be gone.
+        let _ = inbox.send(message.clone());
+    }
+}
+
 async fn serve(io: TcpStream, users: Users, fault: Fault) {
     io.set_nodelay(true).unwrap();
     let mut user = String::new();
@@ -69,7 +76,13 @@ async fn serve(io: TcpStream, users: Users, fault: Fault) {
                 if socket.send(Message::text(frame.to_string())).await.is_err() { return }
             }
             came = socket.next() => {
-                let Some(Ok(came)) = came else { return };
+                let Some(Ok(came)) = came else {
+                    // A sender hangs up as soon as its last message is answered.
+                    if let Some((to, message)) = held.take() {
+                        deliver(&users, &to, &message);
+                    }
+                    return;
+                };
                 let Ok(text) = came.to_text() else { continue };
                 let Ok(frame) = serde_json::from_str::<Value>(text) else { continue };
                 if frame["type"] == "hello" && fault != Fault::Deaf {
@@ -81,23 +94,18 @@ async fn serve(io: TcpStream, users: Users, fault: Fault) {
                 let is_tenth = count % 10 == 0;
                 let to = frame["to"].as_str().unwrap().to_owned();
                 let message = json!({"type": "message", "to": to, "from": user, "id": frame["id"], "at": 0, "body": frame["body"]});
-                let deliver = |to: &str, message: &Value| {
-                    if let Some(inbox) = users.lock().unwrap().get(to) {
-                        let _ = inbox.send(message.clone());
-                    }
-                };
                 let refused = is_tenth && matches!(fault, Fault::Refuses | Fault::Lies);
                 match (fault, is_tenth) {
                     (Fault::Loses | Fault::Refuses, true) => {}
                     (Fault::Swaps, true) => held = Some((to.clone(), message)),
                     (Fault::Repeats, true) => {
-                        deliver(&to, &message);
-                        deliver(&to, &message);
+                        deliver(&users, &to, &message);
+                        deliver(&users, &to, &message);
                     }
-                    _ => deliver(&to, &message),
+                    _ => deliver(&users, &to, &message),
                 }
                 if !is_tenth && let Some((to, message)) = held.take() {
-                    deliver(&to, &message);
+                    deliver(&users, &to, &message);
                 }
                 let _ = sender.send(match refused {
                     true => json!({"type": "error", "id": frame["id"], "code": "overloaded", "message": "full"}),

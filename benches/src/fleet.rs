@@ -1,0 +1,77 @@
+//! Starts what is measured: two nodes of the product, or two of the Node.js peer, on a Redis of their own.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use testkit::node::{Node, NodeOptions, WaitFor};
+use testkit::process::Process;
+use testkit::redis::Redis;
+
+pub(crate) struct Fleet {
+    pub(crate) redis: Redis,
+    pub(crate) urls: Vec<String>,
+    pub(crate) pids: Vec<u32>,
+    _nodes: Vec<Node>,
+    _peers: Vec<Process>,
+}
+
+impl Fleet {
+    /// `count` nodes of the product.
+    pub(crate) async fn product(binary: &Path, count: usize, args: &[&str]) -> anyhow::Result<Self> {
+        let redis = Redis::start()?;
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            // The rate limit is for clients that nobody knows; here it would be what is measured.
+            let mut all = vec!["--rate-limit".to_owned(), "off".to_owned(), "--log".to_owned(), "warn".to_owned()];
+            all.extend(args.iter().map(|&a| a.to_owned()));
+            let options = NodeOptions {
+                binary: binary.to_owned(),
+                redis: Some(redis.url()),
+                args: all,
+                wait_for: WaitFor::Ready,
+                ..NodeOptions::default()
+            };
+            nodes.push(Node::start(options).await?);
+        }
+        let urls = nodes.iter().map(|n| format!("ws://{}", n.listen())).collect();
+        let pids = nodes.iter().map(Node::pid).collect();
+        Ok(Self { redis, urls, pids, _nodes: nodes, _peers: Vec::new() })
+    }
+
+    /// Two nodes of the Node.js peer.
+    pub(crate) fn peers() -> anyhow::Result<Self> {
+        let folder = Path::new("benches/peers/node");
+        if !folder.join("node_modules").exists() {
+            let installed = Command::new("npm").args(["ci", "--silent"]).current_dir(folder).status().context("npm")?;
+            ensure!(installed.success(), "npm ci failed in {}", folder.display());
+        }
+        let redis = Redis::start()?;
+        let (mut peers, mut urls) = (Vec::new(), Vec::new());
+        for name in ["a", "b"] {
+            let port = testkit::free_port()?;
+            let mut command = Command::new("node");
+            command.arg(folder.join("server.js")).args([
+                "--port",
+                &port.to_string(),
+                "--redis",
+                &redis.url(),
+                "--name",
+                name,
+            ]);
+            let peer = Process::spawn(name, &mut command)?;
+            let end = std::time::Duration::from_secs(10);
+            let mut waited = Duration::ZERO;
+            while !peer.log().contains("listening") {
+                ensure!(waited < end && peer.is_running(), "the peer does not start: {}", peer.story());
+                std::thread::sleep(Duration::from_millis(50));
+                waited += Duration::from_millis(50);
+            }
+            urls.push(format!("ws://127.0.0.1:{port}"));
+            peers.push(peer);
+        }
+        let pids = peers.iter().map(Process::pid).collect();
+        Ok(Self { redis, urls, pids, _nodes: Vec::new(), _peers: peers })
+    }
+}

@@ -94,7 +94,7 @@ impl Asker {
         let (current, reads) = (self.current.clone(), self.reads.clone());
         tokio::spawn(async move {
             let _permit = reads.acquire().await;
-            let result = match current.get() {
+            let result = match current.soon().await {
                 Some(commands) => commands.read(&request).await.map_err(|_| Unavailable),
                 None => Err(Unavailable),
             };
@@ -106,7 +106,7 @@ impl Asker {
         let (current, reads) = (self.current.clone(), self.reads.clone());
         tokio::spawn(async move {
             let _permit = reads.acquire().await;
-            let result = match current.get() {
+            let result = match current.soon().await {
                 Some(commands) => commands.history(&request).await,
                 None => Err(BackplaneError::NotRun(String::new()).into()),
             };
@@ -221,7 +221,7 @@ async fn ask<A, R, F>(current: &Current, count: usize, call: impl FnOnce(Command
 where
     F: Future<Output = Result<(Vec<A>, R), BackplaneError>>,
 {
-    let answers = call(current.get()?).await.ok()?;
+    let answers = call(current.soon().await?).await.ok()?;
     (answers.0.len() == count).then_some(answers)
 }
 

@@ -89,7 +89,7 @@ impl Publisher {
 
     /// Puts a message in line. Its answer comes by its `reply`, always.
     pub(crate) fn submit(&self, outgoing: Outgoing) {
-        if !self.current.is_up() {
+        if !self.current.is_near() {
             return tell(outgoing, Err(unavailable("the backplane cannot be reached")));
         }
         let queue = &self.lanes[usize::from(self.topology.lane(&outgoing.record).0)];
@@ -122,7 +122,7 @@ impl Publisher {
         let started = self.clock.now();
         #[allow(clippy::cast_precision_loss, reason = "a batch has at most 1,000 messages")]
         self.batch_size.record(items.len() as f64);
-        let Some(commands) = self.current.get() else {
+        let Some(commands) = self.current.soon().await else {
             return items.into_iter().for_each(|o| tell(o, Err(unavailable("the backplane cannot be reached"))));
         };
         let timeout_us = u64::try_from(self.timeout.as_micros()).unwrap_or(u64::MAX);

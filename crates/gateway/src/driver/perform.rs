@@ -41,7 +41,7 @@ impl Desk {
             }
             Request::Verify { of, cursor, device } => {
                 let record = record_text(&of);
-                let registration = self.registration(node, &record, device);
+                let registration = self.present(node, &record, device);
                 let request = VerifyRequest { of: record, registration, cursor };
                 node.asker.verify(Asked { request, of, mailbox: self.mailbox.clone() });
             }
@@ -74,6 +74,14 @@ impl Desk {
             None => self.registered.push((record.clone(), reg)),
         }
         Registration { node: node.id.clone(), connection: self.id, reg, device }
+    }
+
+    /// The registration that there is: a verify that finds it in its place writes nothing.
+    fn present(&mut self, node: &Node, record: &Text, device: Option<DeviceId>) -> Registration {
+        match self.registered.iter().find(|(there, _)| there == record) {
+            Some((_, reg)) => Registration { node: node.id.clone(), connection: self.id, reg: *reg, device },
+            None => self.registration(node, record, device),
+        }
     }
 
     fn append(&self, node: &Arc<Node>, append: Append) {

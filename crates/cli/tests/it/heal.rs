@@ -1,0 +1,194 @@
+//! What the fleet does when its Redis or its subscription misbehaves: nodes are processes, Redis is real.
+//!
+//! Every history is judged by `delivery::invariants`: nothing lost that was answered `sent`, nothing twice, in order.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use delivery::invariants::{Received, check};
+use protocol::Cursor;
+use serde_json::{Value, json};
+use testkit::{Client, Node, NodeOptions, Redis, WaitFor};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchboard");
+
+struct Fleet {
+    redis: Redis,
+    a: Node,
+    b: Node,
+}
+
+impl Fleet {
+    async fn start() -> Result<Self> {
+        let redis = tokio::task::spawn_blocking(Redis::start).await??;
+        let node = |name: &str| NodeOptions {
+            binary: BINARY.into(),
+            redis: Some(redis.url()),
+            args: ["--node-name", name, "--rate-limit", "off"].map(str::to_owned).into(),
+            wait_for: WaitFor::Ready,
+            ..NodeOptions::default()
+        };
+        let (a, b) = (Node::start(node("a")).await?, Node::start(node("b")).await?);
+        Ok(Self { redis, a, b })
+    }
+
+    async fn alice(&self) -> Result<Client> {
+        let mut alice = Client::connect(&self.a.ws_url("user=alice"), None).await?;
+        alice.send(&json!({"type": "hello"})).await?;
+        alice.expect_type("welcome").await?;
+        Ok(alice)
+    }
+
+    async fn bob(&self) -> Result<Client> {
+        let mut bob = Client::connect(&self.b.ws_url("user=bob"), None).await?;
+        bob.send(&json!({"type": "hello", "device": "phone"})).await?;
+        bob.expect_type("welcome").await?;
+        Ok(bob)
+    }
+}
+
+fn message(n: usize) -> Value {
+    json!({"type": "send", "id": format!("m{n}"), "to": "user:bob", "body": n})
+}
+
+/// Sends a message until it is answered `sent`, as an SDK does: again with the same id, `retry` and its age.
+async fn send(alice: &mut Client, n: usize) -> Result<()> {
+    let started = tokio::time::Instant::now();
+    let mut frame = message(n);
+    loop {
+        let answer = alice.ask(&frame).await?;
+        if answer["type"] == "sent" {
+            return Ok(());
+        }
+        let code = answer["code"].as_str().unwrap_or_default();
+        ensure!(["unavailable", "unknown_outcome", "overloaded"].contains(&code), "{answer}");
+        ensure!(started.elapsed() < Duration::from_secs(30), "never stored: {answer}");
+        tokio::time::sleep(Duration::from_millis(answer["retry_ms"].as_u64().unwrap_or(100).min(300))).await;
+        frame["retry"] = json!(true);
+        frame["age_ms"] = json!(started.elapsed().as_millis() as u64);
+    }
+}
+
+fn received(frame: &Value) -> Result<Received> {
+    Ok(Received {
+        at: frame["cursor"].as_str().and_then(Cursor::from_text).context("a cursor")?,
+        from: frame["from"].as_str().unwrap_or_default().to_owned(),
+        id: frame["id"].as_str().unwrap_or_default().to_owned(),
+        again: frame["again"] == true,
+    })
+}
+
+/// Reads until message `last` has come; a `reset` is a failure here, for this Redis loses nothing.
+async fn read_to(bob: &mut Client, last: usize) -> Result<Vec<Received>> {
+    let mut all = Vec::new();
+    loop {
+        let frame = bob.next_json(Duration::from_secs(20)).await?;
+        ensure!(frame["type"] == "message", "{frame}");
+        all.push(received(&frame)?);
+        if frame["id"] == format!("m{last}") {
+            return Ok(all);
+        }
+    }
+}
+
+fn judge(all: &[Received], count: usize) -> Result<()> {
+    let sent: Vec<(String, String)> = (0..count).map(|n| ("user:alice".to_owned(), format!("m{n}"))).collect();
+    let breaches = check(all, &sent, &sent);
+    ensure!(breaches.is_empty(), "{breaches:?}");
+    Ok(())
+}
+
+/// The subscription is cut again and again while messages flow: what a dead one did not hear is read from the inbox.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_is_killed_under_load_loses_nothing_and_doubles_nothing() -> Result<()> {
+    const COUNT: usize = 600;
+    let fleet = Fleet::start().await?;
+    let (mut alice, mut bob) = (fleet.alice().await?, fleet.bob().await?);
+    let reading = tokio::spawn(async move { read_to(&mut bob, COUNT - 1).await });
+    let mut kills = 0;
+    for n in 0..COUNT {
+        if n % 60 == 30 {
+            let killed: u32 = fleet.redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).parse()?;
+            kills += killed;
+        }
+        send(&mut alice, n).await?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    ensure!(kills >= 8, "the fault did not bite: {kills} connections were cut");
+    judge(&reading.await??, COUNT)?;
+    ensure!(fleet.b.metric("switchboard_generations_total").await? >= 3.0, "the node noticed");
+    Ok(())
+}
+
+/// The connection that asks is cut under load: what it had asked is asked again with the same number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_are_cut_under_load_are_stored_once() -> Result<()> {
+    const COUNT: usize = 400;
+    let fleet = Fleet::start().await?;
+    let (mut alice, mut bob) = (fleet.alice().await?, fleet.bob().await?);
+    let reading = tokio::spawn(async move { read_to(&mut bob, COUNT - 1).await });
+    let mut kills = 0;
+    for n in 0..COUNT {
+        if n % 80 == 40 {
+            kills += fleet.redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).parse::<u32>()?;
+        }
+        send(&mut alice, n).await?;
+    }
+    ensure!(kills >= 5, "the fault did not bite: {kills} connections were cut");
+    judge(&reading.await??, COUNT)
+}
+
+/// Redis stands still and goes on: what lay in its socket runs late, and its second asking finds it in the ledger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_freezes_for_seconds_stores_once_and_delivers_in_order() -> Result<()> {
+    const COUNT: usize = 60;
+    let fleet = Fleet::start().await?;
+    let (mut alice, mut bob) = (fleet.alice().await?, fleet.bob().await?);
+    let reading = tokio::spawn(async move { read_to(&mut bob, COUNT - 1).await });
+    for n in 0..COUNT {
+        if n == 20 {
+            fleet.redis.stop()?;
+            alice.send(&message(n)).await?;
+            // Longer than a command may take, shorter than the deadline of its batch.
+            tokio::time::sleep(Duration::from_millis(2_300)).await;
+            fleet.redis.cont()?;
+            let answer = alice.answer(&format!("m{n}")).await?;
+            ensure!(answer["type"] == "sent" || answer["code"] == "unknown_outcome", "{answer}");
+        }
+        if n != 20 {
+            send(&mut alice, n).await?;
+        } else {
+            let again = json!({"retry": true, "age_ms": 2_400});
+            let mut frame = message(n);
+            frame.as_object_mut().context("a map")?.extend(again.as_object().context("a map")?.clone());
+            let answer = alice.ask(&frame).await?;
+            ensure!(answer["type"] == "sent", "{answer}");
+        }
+    }
+    judge(&reading.await??, COUNT)
+}
+
+/// A client that stops reading: its delivery pauses, the node's memory does not grow with what it does not read, and
+/// when it reads again nothing is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_stops_reading_for_a_while_misses_nothing() -> Result<()> {
+    const COUNT: usize = 4_000;
+    let fleet = Fleet::start().await?;
+    let (mut alice, mut bob) = (fleet.alice().await?, fleet.bob().await?);
+    let before = fleet.b.rss_bytes()?;
+    let body = "x".repeat(4_000);
+    for n in 0..COUNT {
+        alice.send(&json!({"type": "send", "id": format!("m{n}"), "to": "user:bob", "body": body})).await?;
+        if n % 100 == 99 {
+            for sent in n - 99..=n {
+                ensure!(alice.answer(&format!("m{sent}")).await?["type"] == "sent");
+            }
+        }
+    }
+    // Sixteen megabytes were sent to somebody who read none of it.
+    let grown = fleet.b.rss_bytes()?.saturating_sub(before);
+    ensure!(grown < 12 << 20, "the node grew by {grown} bytes");
+    judge(&read_to(&mut bob, COUNT - 1).await?, COUNT)?;
+    ensure!(fleet.b.metric("switchboard_pulls_total").await? > 0.0, "the inbox was the buffer");
+    Ok(())
+}

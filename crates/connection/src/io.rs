@@ -156,7 +156,13 @@ pub enum Request {
         cursor: Cursor,
         device: Option<DeviceId>,
     },
-    Append(Append),
+    /// Store a message and hand it to whoever is there.
+    Append {
+        message: Message,
+        retry_age_ms: Option<u64>,
+    },
+    /// Hand a message to whoever is there; it is kept nowhere.
+    Publish(Message),
     History {
         id: MessageId,
         of: Address,
@@ -184,13 +190,11 @@ pub struct Attach {
 
 /// A message on its way in.
 #[derive(Clone, Debug)]
-pub struct Append {
+pub struct Message {
     pub id: MessageId,
     pub to: Address,
     pub from: Address,
     pub body: Body,
-    pub ephemeral: bool,
-    pub retry_age_ms: Option<u64>,
     pub expires_ms: Option<u64>,
 }
 

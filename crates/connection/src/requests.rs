@@ -5,7 +5,7 @@ use protocol::client::{ClientFrame, ErrorFrame, FrameError, HistoryFrame, Send, 
 use protocol::{Address, CloseCode, Cursor, ErrorCode, MessageId};
 
 use crate::connection::{Connection, Phase};
-use crate::io::{Append, HistoryFault, Listing, Now, Request, SendFault};
+use crate::io::{HistoryFault, Listing, Message, Now, Request, SendFault};
 use crate::rate::Verdict;
 
 /// When to send again what found a full queue.
@@ -60,13 +60,15 @@ impl Connection {
         if !self.begin_request(&send.id) {
             return;
         }
-        if send.ephemeral {
+        let Send { id, to, body, ephemeral, retry_age_ms, expires_ms } = send;
+        let message = Message { id, to, from, body, expires_ms };
+        if ephemeral {
             self.counts.sends_ephemeral += 1;
+            self.request(Request::Publish(message));
         } else {
             self.counts.sends_durable += 1;
+            self.request(Request::Append { message, retry_age_ms });
         }
-        let Send { id, to, body, ephemeral, retry_age_ms, expires_ms } = send;
-        self.request(Request::Append(Append { id, to, from, body, ephemeral, retry_age_ms, expires_ms }));
     }
 
     pub(crate) fn on_appended(&mut self, id: &MessageId, to: &Address, result: Result<Placed, SendFault>) {

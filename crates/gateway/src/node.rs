@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use connection::{Counts, PullCause, SendFault, Settings};
-use delivery::{Place, Reason};
-use protocol::{Address, Envelope, ErrorCode, NodeId, Text};
+use connection::{Counts, Message, PullCause, SendFault, Settings};
+use delivery::{Kind, Place, Reason};
+use protocol::{Address, ErrorCode, NodeId};
 use tokio::sync::oneshot;
 
 use crate::asker::Asker;
@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::current::Current;
 use crate::door::{BoxFuture, Door, OutgoingMessage, SendAnswer, Socket};
 use crate::metrics::{DropReason, MessageKind, Metrics};
-use crate::publisher::{Outgoing, Publisher, Reply, new_message};
+use crate::publisher::{Outgoing, Publisher, Reply};
 use crate::registry::Registry;
 
 /// The shared handles of one node.
@@ -65,24 +65,18 @@ impl Node {
             let message = format!("`to`: expected user:ID or user:ID/DEVICE, got {to}; this version delivers to users");
             return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
         }
-        let kind = if ephemeral { MessageKind::Ephemeral } else { MessageKind::Durable };
-        self.metrics.messages_received.of(kind).increment(1);
-        let from = from.to_string();
-        let envelope = Envelope {
-            to: Text::from(to.to_string()),
-            from: Text::from(from.as_str()),
-            id: Text::from(id.as_str()),
-            encoding: body.encoding,
-            body: body.bytes,
-            expires_ms,
-            traceparent: None,
-            flags: 0,
-        };
-        let message = new_message(&from, id.as_str(), &envelope, ephemeral, retry_age_ms);
-        let record = backplane::api::record_of(&to);
+        if matches!(to, Address::Device(..)) && !ephemeral {
+            let message =
+                "`to`: one device takes ephemeral messages only; expected user:ID, or `ephemeral: true`".to_owned();
+            return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
+        }
+        let (kind, counted) =
+            if ephemeral { (Kind::Ephemeral, MessageKind::Ephemeral) } else { (Kind::Durable, MessageKind::Durable) };
+        self.metrics.messages_received.of(counted).increment(1);
+        let message = Message { id, to, from, body, expires_ms };
         let (reply, answer) = oneshot::channel();
-        let outgoing =
-            Outgoing { id, to, record: record.clone(), message, since: self.clock.now(), reply: Reply::Api(reply) };
+        let outgoing = Outgoing::new(message, kind, retry_age_ms, self.clock.now(), Reply::Api(reply));
+        let record = outgoing.record.clone();
         self.publisher.submit(outgoing);
         let gone = |_| SendFault {
             code: ErrorCode::UnknownOutcome,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Slot};
-use connection::{Input, SendFault};
+use connection::{Input, Message, SendFault};
 use delivery::batch::{Next, Outcome, after};
 use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Placed};
 use metrics::Histogram;
 use parking_lot::Mutex;
-use protocol::{Address, Epoch, ErrorCode, MessageId, Text};
+use protocol::{Address, Envelope, Epoch, ErrorCode, MessageId, Millis, Text};
 use routing::{Lane, Topology};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -36,8 +36,35 @@ pub(crate) struct Outgoing {
     pub(crate) record: Text,
     pub(crate) message: NewMessage,
     /// Since when a retry's age has grown in this node.
-    pub(crate) since: protocol::Millis,
+    pub(crate) since: Millis,
     pub(crate) reply: Reply,
+}
+
+impl Outgoing {
+    /// A message as the backplane takes it: encoded, tagged, and for the record of its address.
+    pub(crate) fn new(message: Message, kind: Kind, retry_age_ms: Option<u64>, since: Millis, reply: Reply) -> Self {
+        let Message { id, to, from, body, expires_ms } = message;
+        let envelope = Envelope {
+            to: Text::from(to.to_string()),
+            from: Text::from(from.to_string()),
+            id: Text::from(id.as_str()),
+            encoding: body.encoding,
+            body: body.bytes,
+            expires_ms,
+            traceparent: None,
+            flags: 0,
+        };
+        let message = NewMessage {
+            kind,
+            tag: routing::hash::tag(&envelope.from, id.as_str()),
+            envelope: envelope.encode().into(),
+            // Far more than a retention, and far from where the script's numbers end.
+            search_us: retry_age_ms.map(|age| age.saturating_add(SEARCH_MARGIN_MS).min(1 << 40) * 1_000),
+        };
+        // A device's messages go through the record of its user.
+        let record = if matches!(to, Address::Device(..)) { backplane::api::record_of(&to) } else { envelope.to };
+        Self { id, to, record, message, since, reply }
+    }
 }
 
 /// Who is told.
@@ -165,12 +192,7 @@ impl Publisher {
     }
 
     /// Waits for somebody to ask, and meanwhile tells those who have waited long enough.
-    async fn wait_for_next(
-        &self,
-        lane: Lane,
-        started: protocol::Millis,
-        waiting: &mut [Waiting],
-    ) -> Option<backplane::Commands> {
+    async fn wait_for_next(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) -> Option<backplane::Commands> {
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         let queue = &self.lanes[usize::from(lane.0)];
         // At least one tick between two askings, so that a backplane that fails at once is not hammered.
@@ -198,23 +220,6 @@ impl Publisher {
             waiting.push(Waiting { slot, id, to, reply: Some(reply) });
         }
         (builder.finish(lane, Some(number), deadline_us), waiting)
-    }
-}
-
-/// A message as the backplane takes it.
-pub(crate) fn new_message(
-    from: &str,
-    id: &str,
-    envelope: &protocol::Envelope,
-    ephemeral: bool,
-    retry_age_ms: Option<u64>,
-) -> NewMessage {
-    let search_us = retry_age_ms.map(|age| (age.saturating_add(SEARCH_MARGIN_MS)).min(1 << 40) * 1_000);
-    NewMessage {
-        kind: if ephemeral { Kind::Ephemeral } else { Kind::Durable },
-        tag: routing::hash::tag(from, id),
-        envelope: envelope.encode().into(),
-        search_us,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The histories.
 
 use connection::{
-    Append, Attach, Credential, Input, Listing, Opening, Refused, Request, SendFault, Settings, Unavailable,
+    Attach, Credential, Input, Listing, Message, Opening, Refused, Request, SendFault, Settings, Unavailable,
 };
 use delivery::{Place, Placed, Reason, Standing, Start};
 use protocol::client::{Codec, From};
@@ -150,7 +150,9 @@ fn a_trimmed_cursor_is_told_exactly_how_many_were_lost() {
 fn a_send_is_answered_once_with_its_place_or_with_what_to_do() {
     let mut bob = Harness::open(settings(), 0);
     bob.say(r#"{"type":"send","id":"1","to":"user:alice","body":{"x":1}}"#);
-    let Request::Append(Append { id, to, from, body, .. }) = bob.asked() else { panic!() };
+    let Request::Append { message: Message { id, to, from, body, .. }, retry_age_ms: None } = bob.asked() else {
+        panic!()
+    };
     assert_eq!((from, &body.bytes[..]), (own(), &b"{\"x\":1}"[..]));
     let placed = Placed { place: Place::Stored(at(4)), at: UnixMillis(4), online: true };
     bob.input(Input::Appended { id, to: to.clone(), result: Ok(placed) });

@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use backplane::{AttachRequest, DetachRequest, HistoryRequest, ReadRequest, VerifyRequest};
-use connection::{Append, Attach, Input, Request};
-use delivery::Registration;
-use delivery::record;
-use protocol::{Address, ConnectionId, DeviceId, Envelope, Epoch, Text};
+use connection::{Attach, Input, Message, Request};
+use delivery::{Kind, Registration, record};
+use protocol::{Address, ConnectionId, DeviceId, Epoch, Text};
 
 use crate::asker::Asked;
 use crate::mailbox::Mailbox;
 use crate::node::Node;
-use crate::publisher::{Outgoing, Reply, new_message};
+use crate::publisher::{Outgoing, Reply};
 
 /// What the shell of one connection has to remember.
 #[derive(Debug)]
@@ -45,7 +44,8 @@ impl Desk {
                 let request = VerifyRequest { of: record, registration, cursor };
                 node.asker.verify(Asked { request, of, mailbox: self.mailbox.clone() });
             }
-            Request::Append(append) => self.append(node, append),
+            Request::Append { message, retry_age_ms } => self.send(node, message, Kind::Durable, retry_age_ms),
+            Request::Publish(message) => self.send(node, message, Kind::Ephemeral, None),
             Request::History { id, of, before, limit } => {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
                 let request = HistoryRequest { of: record_text(&of), before, limit };
@@ -84,23 +84,9 @@ impl Desk {
         }
     }
 
-    fn append(&self, node: &Arc<Node>, append: Append) {
-        let Append { id, to, from, body, ephemeral, retry_age_ms, expires_ms } = append;
-        let from = from.to_string();
-        let envelope = Envelope {
-            to: Text::from(to.to_string()),
-            from: Text::from(from.as_str()),
-            id: Text::from(id.as_str()),
-            encoding: body.encoding,
-            body: body.bytes,
-            expires_ms,
-            traceparent: None,
-            flags: 0,
-        };
-        let message = new_message(&from, id.as_str(), &envelope, ephemeral, retry_age_ms);
-        let record = if matches!(to, Address::Device(..)) { record_text(&to) } else { envelope.to };
+    fn send(&self, node: &Node, message: Message, kind: Kind, retry_age_ms: Option<u64>) {
         let reply = Reply::Connection(self.mailbox.clone());
-        node.publisher.submit(Outgoing { id, to, record, message, since: node.clock.now(), reply });
+        node.publisher.submit(Outgoing::new(message, kind, retry_age_ms, node.clock.now(), reply));
     }
 
     /// The connection ended: exactly its own registrations go.

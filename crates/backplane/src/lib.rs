@@ -5,6 +5,7 @@
 //! API. Only the folder `redis` knows that library.
 
 pub mod api;
+pub mod doctor;
 pub mod embedded;
 pub mod error;
 pub mod redis;

@@ -3,9 +3,11 @@
 //! A generation is one subscriber client and one command client on the same master, both without a reconnect policy: what
 //! a library re-subscribes by itself mixes two masters' messages in one queue. It is built, used, and thrown away whole.
 
+mod address;
 mod append;
 mod commands;
 mod connect;
+pub mod doctor;
 mod requests;
 mod scripts;
 mod subscription;
@@ -22,7 +24,8 @@ use crate::api::{Answer, Backplane, Commands, Opened, Source, Subscription};
 /// What a node has to know to use a Redis. `Debug` shows no password.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port[/database]`
+    /// `redis://[user:password@]host:port[/database]`, or
+    /// `redis-sentinel://[user:password@]host:port,host:port,…/service[/database]`.
     pub url: String,
     pub node: NodeId,
     pub topology: Topology,
@@ -44,18 +47,25 @@ impl std::fmt::Debug for RedisSettings {
 /// sender who is told `unknown_outcome` still waits for it.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// One Redis server.
-#[derive(Clone, Debug)]
+/// One Redis master, alone or behind sentinels.
+#[derive(Clone)]
 pub struct RedisBackplane {
     settings: Arc<RedisSettings>,
+    place: address::Place,
+}
+
+impl std::fmt::Debug for RedisBackplane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisBackplane").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl RedisBackplane {
     /// # Errors
     /// The text says what is wrong with the URL, without its password.
     pub fn new(settings: RedisSettings) -> Result<Self, String> {
-        connect::check_url(&settings.url)?;
-        Ok(Self { settings: Arc::new(settings) })
+        let place = address::Place::parse(&settings.url)?;
+        Ok(Self { settings: Arc::new(settings), place })
     }
 }
 
@@ -66,7 +76,7 @@ impl Backplane for RedisBackplane {
 
     fn open(&self, _source: Source) -> Answer<'_, Opened> {
         Box::pin(async move {
-            let (commands, subscription) = connect::open(&self.settings).await?;
+            let (commands, subscription) = connect::open(&self.settings, &self.place).await?;
             let commands: Commands = Arc::new(commands);
             let subscription: Box<dyn Subscription> = Box::new(subscription);
             Ok((commands, subscription))

@@ -17,7 +17,9 @@ pub(crate) struct BenchArgs {
     scenario: Scenario,
 }
 
-/// The nodes run with `--auth none`, and for `p2p` with `--rate-limit off`.
+/// Users are made up, so nobody signs tokens for them.
+const NEEDS: &str = "The nodes run with `--auth none`, and for `p2p` with `--rate-limit off`.";
+
 #[derive(Debug, Subcommand)]
 enum Scenario {
     /// Open connections and hold them: opening rate, time to `welcome`, memory a connection
@@ -27,6 +29,7 @@ enum Scenario {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = NEEDS)]
 struct IdleArgs {
     /// A node's listener for clients; with several, connections go to them in turn
     #[arg(long, env = "SWITCHBOARD_URL", default_value = "ws://127.0.0.1:8080", value_delimiter = ',')]
@@ -42,6 +45,7 @@ struct IdleArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = NEEDS)]
 struct P2pArgs {
     /// Where senders connect
     #[arg(long, env = "SWITCHBOARD_URL", default_value = "ws://127.0.0.1:8080")]
@@ -88,7 +92,8 @@ struct CommonArgs {
     /// Threads of the load generator [default: one a core]
     #[arg(long)]
     threads: Option<usize>,
-    /// A process on this machine whose CPU time and memory are measured: a node, Redis; may be given several times
+    /// A process on this machine whose CPU time and memory are measured, such as a node; may be given several times.
+    /// Memory also grows by what a process stores, so it says something of connections only for `idle`, or beside Redis
     #[arg(long = "pid", value_name = "PID")]
     pids: Vec<u32>,
     /// Connections that are being opened at one moment

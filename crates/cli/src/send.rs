@@ -44,7 +44,8 @@ pub(crate) struct SendArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// The node's listener for clients
-    #[arg(long, env = "SWITCHBOARD_URL", default_value = "ws://127.0.0.1:8080")]
+    // Hidden from `--help`: a ticket may be in it.
+    #[arg(long, env = "SWITCHBOARD_URL", hide_env_values = true, default_value = "ws://127.0.0.1:8080")]
     pub(crate) url: String,
     /// The node's internal listener
     #[arg(long, env = "SWITCHBOARD_API", default_value = "http://127.0.0.1:8081")]

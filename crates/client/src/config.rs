@@ -119,6 +119,7 @@ impl Config {
         Settings {
             encoding: self.encoding,
             device: self.device.clone(),
+            renews_token: matches!(self.credentials, Credentials::Source(_)),
             from: self.from,
             batch: self.batch,
             cursors: self.cursors.clone(),

@@ -35,6 +35,8 @@ const STABLE_MS: u64 = 5_000;
 pub struct Settings {
     pub encoding: Encoding,
     pub device: Option<String>,
+    /// There is a source of new tokens; without one an expired token ends the session.
+    pub renews_token: bool,
     pub from: Option<StartFrom>,
     /// Take arrays of frames.
     pub batch: bool,
@@ -263,6 +265,9 @@ impl<T> Core<T> {
         let new_token = match judge(bye_code, ending.code) {
             _ if self.leaving => return self.stop(StopReason::Own),
             Verdict::Stop { code } => return self.stop(StopReason::Closed { code, reason }),
+            Verdict::Again { new_token: true } if !self.settings.renews_token => {
+                return self.stop(StopReason::NoToken("the server says that it has expired".to_owned()));
+            }
             Verdict::Again { new_token } => new_token,
         };
         let after_ms = reconnect_ms.unwrap_or_else(|| self.backoff.next_ms(chance));

@@ -36,7 +36,7 @@ pub enum RequestError {
     Stopped,
 }
 
-/// The brief name for what [`crate::Client::send`] returns.
+/// The error of [`crate::Client::send`].
 pub type SendError = RequestError;
 
 /// Why a client does not come back.

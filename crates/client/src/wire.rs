@@ -150,7 +150,7 @@ const HEARTBEAT_DEFAULT_MS: u64 = 25_000;
 /// # Errors
 /// [`Malformed`]: nothing of the frame can be used; the connection is worth nothing any more.
 pub fn read(encoding: Encoding, frame: &[u8]) -> Result<Vec<ServerEvent>, Malformed> {
-    Ok(fields::split(encoding, frame)?.iter().map(ServerEvent::from_fields).collect())
+    Ok(fields::split_server(encoding, frame)?.iter().map(ServerEvent::from_fields).collect())
 }
 
 impl ServerEvent {

@@ -65,11 +65,6 @@ impl Node {
             let message = format!("`to`: expected user:ID or user:ID/DEVICE, got {to}; this version delivers to users");
             return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
         }
-        if matches!(to, Address::Device(..)) && !ephemeral {
-            let message =
-                "`to`: one device takes ephemeral messages only; expected user:ID, or `ephemeral: true`".to_owned();
-            return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
-        }
         let (kind, counted) =
             if ephemeral { (Kind::Ephemeral, MessageKind::Ephemeral) } else { (Kind::Durable, MessageKind::Durable) };
         self.metrics.messages_received.of(counted).increment(1);

@@ -84,6 +84,8 @@ pub struct P2pReport {
     pub cpu_us_per_message: Option<f64>,
     /// The same of this process: near one core's worth, it is the load generator that is measured.
     pub load_cpu_us_per_message: f64,
+    /// Of all watched processes together. It holds their buffers, and what they store: only without stored messages is it
+    /// the price of a connection.
     pub resident_bytes_per_connection: Option<f64>,
     pub processes: Vec<ProcessReport>,
 }

@@ -270,7 +270,7 @@ impl CloseCode {
 
     /// True if a client comes back with what it has; false if something has to change first.
     pub const fn is_retryable(self) -> bool {
-        !matches!(self.number(), 1000 | 4000..=4499) || matches!(self, Self::TokenExpired)
+        !matches!(self.number(), 4000..=4499) || matches!(self, Self::TokenExpired)
     }
 
     pub fn from_number(number: u16) -> Option<Self> {
@@ -316,7 +316,7 @@ mod tests {
         for code in CloseCode::ALL {
             let expected = match code.number() {
                 4002 => true,
-                1000 | 4000..=4499 => false,
+                4000..=4499 => false,
                 _ => true,
             };
             assert_eq!(code.is_retryable(), expected, "{code:?}");

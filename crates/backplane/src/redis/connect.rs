@@ -10,6 +10,7 @@ use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
 use tokio::time::timeout;
 
 use super::RedisSettings;
+use super::address::Place;
 use super::commands::{Doubt, RedisClock, RedisCommands};
 use super::scripts::{Scripts, classify, items_of};
 use super::subscription::{Probe, RedisSubscription};
@@ -21,24 +22,16 @@ const COMMANDS_MAX: usize = 50_000;
 /// Messages between the socket and the dispatcher; a generation that lags behind more ends and is built anew.
 const MESSAGES_MAX: usize = 16_384;
 
-/// Checks a URL without connecting.
-///
-/// # Errors
-/// What was expected; never the URL itself, which may hold a password.
-pub(super) fn check_url(url: &str) -> Result<(), String> {
-    if !url.starts_with("redis://") {
-        return Err("expected redis://[user:password@]host:port[/database]".to_owned());
-    }
-    Config::from_url(url).map(drop).map_err(|_| "expected redis://[user:password@]host:port[/database]".to_owned())
-}
-
 struct Connected {
     client: Client,
     task: ConnectHandle,
 }
 
-async fn connect(settings: &RedisSettings, messages_max: usize) -> Result<Connected, BackplaneError> {
-    let mut config = Config::from_url(&settings.url).map_err(classify)?;
+async fn connect(
+    settings: &RedisSettings,
+    mut config: Config,
+    messages_max: usize,
+) -> Result<Connected, BackplaneError> {
     config.fail_fast = true;
     let mut builder = Builder::from_config(config);
     builder.with_connection_config(|c| {
@@ -92,9 +85,14 @@ async fn time_us(client: &Client) -> Result<u64, BackplaneError> {
 }
 
 /// Opens one generation.
-pub(super) async fn open(settings: &Arc<RedisSettings>) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
-    let commands = connect(settings, 32).await?;
-    let subscriber = match connect(settings, MESSAGES_MAX).await {
+pub(super) async fn open(
+    settings: &Arc<RedisSettings>,
+    place: &Place,
+) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
+    // Both on the same server: asked once.
+    let master = place.master(settings.connect_timeout).await?;
+    let commands = connect(settings, master.clone(), 32).await?;
+    let subscriber = match connect(settings, master, MESSAGES_MAX).await {
         Ok(subscriber) => subscriber,
         Err(error) => {
             commands.task.abort();

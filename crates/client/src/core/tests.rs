@@ -19,6 +19,7 @@ fn settings() -> Settings {
     Settings {
         encoding: Encoding::Json,
         device: Some("phone".into()),
+        renews_token: true,
         from: None,
         batch: true,
         cursors: Vec::new(),
@@ -245,6 +246,14 @@ fn an_expired_token_comes_back_with_a_new_one() {
     let mut story = Story::open();
     story.says(&json!({"type": "bye", "code": 4002, "reason": "expired", "reconnect_ms": 0}));
     assert_eq!(story.closes(Some(4002)), Next::Again { after_ms: 0, new_token: true });
+
+    let mut story = Story::new();
+    story.core = Core::new(Settings { renews_token: false, ..settings() });
+    story.comes_back();
+    assert!(
+        matches!(story.closes(Some(4002)), Next::Stop(StopReason::NoToken(_))),
+        "there is nothing to come back with"
+    );
 }
 
 #[test]

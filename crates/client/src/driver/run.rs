@@ -134,17 +134,13 @@ impl Driver {
         if self.leaving {
             return Ok(None);
         }
-        if self.token.is_none() {
-            match self.config.credentials.clone() {
-                Credentials::Url | Credentials::User(_) => {}
-                Credentials::Token(_) => {
-                    return Err(Failure::NoToken("the token has expired, and no other was given".to_owned()));
-                }
-                Credentials::Source(source) => match self.meanwhile(source()).await {
-                    None => return Ok(None),
-                    Some(Err(reason)) => return Err(Failure::NoToken(reason)),
-                    Some(Ok(token)) => self.token = Some(token),
-                },
+        if self.token.is_none()
+            && let Credentials::Source(source) = self.config.credentials.clone()
+        {
+            match self.meanwhile(source()).await {
+                None => return Ok(None),
+                Some(Err(reason)) => return Err(Failure::NoToken(reason)),
+                Some(Ok(token)) => self.token = Some(token),
             }
         }
         let options = SocketOptions {

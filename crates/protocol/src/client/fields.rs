@@ -65,12 +65,24 @@ impl<'a> Fields<'a> {
 /// # Errors
 /// [`Malformed`]: nothing of the frame is used.
 pub fn split(encoding: Encoding, frame: &[u8]) -> Result<Vec<Fields<'_>>, Malformed> {
+    split_deep(encoding, frame, DEPTH_MAX)
+}
+
+/// Takes a frame of the server apart: a `history` answer holds bodies two levels deeper than they were sent.
+///
+/// # Errors
+/// See [`split`].
+pub fn split_server(encoding: Encoding, frame: &[u8]) -> Result<Vec<Fields<'_>>, Malformed> {
+    split_deep(encoding, frame, DEPTH_MAX + 2)
+}
+
+fn split_deep(encoding: Encoding, frame: &[u8], depth_max: u32) -> Result<Vec<Fields<'_>>, Malformed> {
     let walker = Walker { encoding, bytes: frame };
     let at = walker.skip_space(0);
     let mut frames = Vec::with_capacity(1);
     let mut end = at;
     match walker.shape(at)? {
-        Shape::Map => end = walker.map(at, DEPTH_MAX, &mut frames)?,
+        Shape::Map => end = walker.map(at, depth_max, &mut frames)?,
         Shape::Array => {
             walker
                 .array(at, &mut |at| {
@@ -78,7 +90,7 @@ pub fn split(encoding: Encoding, frame: &[u8]) -> Result<Vec<Fields<'_>>, Malfor
                         return Err(Malformed::Batch);
                     }
                     end = match walker.shape(at)? {
-                        Shape::Map => walker.map(at, DEPTH_MAX, &mut frames)?,
+                        Shape::Map => walker.map(at, depth_max, &mut frames)?,
                         _ => return Err(Malformed::Shape),
                     };
                     Ok(end)
@@ -87,7 +99,7 @@ pub fn split(encoding: Encoding, frame: &[u8]) -> Result<Vec<Fields<'_>>, Malfor
         }
         Shape::Other => {
             // Say what is wrong with it, if it is wrong in itself.
-            walker.value(at, DEPTH_MAX)?;
+            walker.value(at, depth_max)?;
             return Err(Malformed::Shape);
         }
     }
@@ -321,6 +333,16 @@ mod tests {
         let pack = |n: usize| [&b"\x81\xa4body"[..], &vec![0x91; n - 1], b"\x90"].concat();
         assert!(split(Encoding::MessagePack, &pack(31)).is_ok());
         assert_eq!(split(Encoding::MessagePack, &pack(32)).unwrap_err(), Malformed::Depth);
+    }
+
+    #[test]
+    fn a_body_of_the_greatest_depth_can_be_read_in_a_history_too() {
+        let body = format!("{}{}", "[".repeat(31), "]".repeat(31));
+        assert!(split(Encoding::Json, format!("{{\"body\":{body}}}").as_bytes()).is_ok());
+        let history = format!("{{\"messages\":[{{\"body\":{body}}}]}}");
+        let frames = split_server(Encoding::Json, history.as_bytes()).unwrap();
+        let messages = frames[0].get("messages").unwrap().array().unwrap();
+        assert_eq!(messages[0].map().unwrap().get("body").unwrap().bytes, body.as_bytes());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use delivery::record;
-use delivery::{Attached, Registration, Verified};
+use delivery::{Attached, Registration, Replication, Verified};
 use protocol::{Address, Bundle, Cursor, DeviceId, Epoch, NodeId, Page};
 use protocol::{ConnectionId, Text};
 
@@ -121,6 +121,16 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// See [`BackplaneError`]: the acks are lost then, and come again with the next message.
     fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>>;
+
+    /// Which history of writes this master has: another one after a failover or a restart, which may have lost a tail.
+    /// `None`: this backplane cannot lose what it answered while the node lives.
+    fn lineage(&self) -> Option<&str>;
+
+    /// How far the replicas are.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn replication(&self) -> Answer<'_, Result<Replication, BackplaneError>>;
 
     /// The backplane's clock in microseconds, estimated without asking.
     fn now_us(&self) -> u64;

@@ -68,17 +68,17 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     }
     if !unknown.is_empty() {
         found.push(Finding {
-            severity: Severity::Risk,
+            // Who asks for `--strict` wants to be sure.
+            severity: Severity::Loses,
             what: format!("INFO does not say everything; not known: {}", unknown.join(", ")),
-            why: "what is not known here may lose messages all the same",
+            why: "nobody knows whether this server keeps what it is given; it may not even be a Redis, or be a sentinel",
             how: "look it up where this Redis is managed, or ask a Redis 7.0 or later directly, without a proxy between",
         });
     }
     if !facts.is_config_readable {
         found.push(Finding {
             severity: Severity::Note,
-            what: "CONFIG GET is refused, so snapshots, appendfsync, min-replicas-to-write and the output buffer limit \
-                   were not checked"
+            what: "CONFIG GET is refused; not checked: snapshots, appendfsync, replicas to write, output buffers"
                 .to_owned(),
             why: "settings that INFO does not show can lose messages too",
             how: "let this user ask with `ACL SETUSER NAME +config|get`, or look them up where this Redis is managed",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use delivery::record::{self, Record};
-use delivery::{Attached, Kind, Limits, Standing, Verified};
+use delivery::{Attached, Kind, Limits, Replication, Standing, Verified};
 use parking_lot::Mutex;
 use protocol::node::Item;
 use protocol::{Bundle, Cursor, DeviceId, Entry, Envelope, Ephemeral, Live, NodeId, Page, Text};
@@ -281,6 +281,14 @@ impl Log for Handle {
             }
             Ok(())
         })
+    }
+
+    fn lineage(&self) -> Option<&str> {
+        None
+    }
+
+    fn replication(&self) -> Answer<'_, Result<Replication, BackplaneError>> {
+        Box::pin(async { Ok(Replication { master_offset: 0, replica_offsets: Vec::new() }) })
     }
 
     fn now_us(&self) -> u64 {

@@ -69,6 +69,14 @@ impl RedisBackplane {
     }
 }
 
+/// Checks a URL without connecting.
+///
+/// # Errors
+/// What was expected; never the URL, which may hold a password.
+pub fn check_url(url: &str) -> Result<(), String> {
+    address::Place::parse(url).map(drop)
+}
+
 impl Backplane for RedisBackplane {
     fn sources(&self) -> Vec<Source> {
         vec![Source(0)]

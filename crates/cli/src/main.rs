@@ -3,6 +3,7 @@
 //! Exit status: 0 when all went well, 1 when it did not, 2 for a bad command line.
 
 mod bench;
+mod doctor;
 mod health;
 mod listen;
 mod send;
@@ -34,6 +35,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Put load on a fleet and measure it
     Bench(bench::BenchArgs),
+    /// Check the settings and the Redis they name: what loses messages, and what to change
+    Doctor(Box<doctor::DoctorArgs>),
     /// Ask a node whether it is ready
     Health(health::HealthArgs),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Send(args) => block_on(send::run(args)),
         Command::Token(args) => block_on(token::run(args)),
         Command::Bench(args) => block_on(bench::run(args)),
+        Command::Doctor(args) => doctor::run(*args, matches.subcommand_matches("doctor")),
         Command::Health(args) => block_on(health::run(args)),
     });
     match result {

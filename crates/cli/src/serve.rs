@@ -42,7 +42,7 @@ pub(crate) fn run(mut args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::
     })
 }
 
-fn filter(log: &str) -> Result<EnvFilter, ConfigError> {
+pub(crate) fn filter(log: &str) -> Result<EnvFilter, ConfigError> {
     // Who wants silence, or errors only, gets no warnings of libraries either.
     let directives = if matches!(log, "off" | "error") { log.to_owned() } else { format!("{QUIET},{log}") };
     EnvFilter::builder().parse(directives).map_err(|e| {

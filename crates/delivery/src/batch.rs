@@ -47,7 +47,7 @@ pub fn after(outcome: Outcome) -> Next {
 }
 
 /// One lane: a queue bounded in bytes, and whether a batch is in flight.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Batcher<T> {
     waiting: VecDeque<Waiting<T>>,
     bytes: usize,
@@ -56,7 +56,7 @@ pub struct Batcher<T> {
     next: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Waiting<T> {
     item: T,
     bytes: usize,

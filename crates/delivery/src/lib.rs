@@ -4,8 +4,10 @@
 pub mod batch;
 pub mod consumer;
 pub mod invariants;
+pub mod ledger;
 pub mod record;
 pub mod types;
+pub mod window;
 
 pub use batch::{BatchNumber, Batcher, Full};
 pub use consumer::{Consumer, Step};
@@ -13,3 +15,4 @@ pub use record::Record;
 pub use types::{
     Attached, BadBefore, Kind, Limits, NewMessage, Place, Placed, Reason, Registration, Standing, Start, Verified,
 };
+pub use window::{Acknowledged, Replication, Window};

@@ -105,7 +105,7 @@ impl Reason {
 }
 
 /// How a stream starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Start {
     New,
     Resumed,

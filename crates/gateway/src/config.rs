@@ -51,6 +51,8 @@ pub struct Config {
     pub max_bytes: u64,
     pub drain_delay_ms: u64,
     pub drain_ms: u64,
+    /// Refuse to start on a Redis that can lose messages.
+    pub strict: bool,
     /// A filter of `tracing`, not yet read.
     pub log: String,
     pub log_format: LogFormat,

@@ -22,6 +22,8 @@ use crate::node::Node;
 pub use counted::Counted;
 pub use socket::Socket;
 use socket::Wire;
+#[doc(hidden)]
+pub use socket::{close, close_code};
 
 /// Inputs that are taken before the socket is flushed and others have their turn.
 const INPUTS_PER_TURN: usize = 64;

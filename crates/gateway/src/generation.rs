@@ -27,11 +27,18 @@ pub(crate) async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: 
         node.metrics.backplane_up.set(1.0);
         tracing::info!(cause = cause.map_or("start", Loss::as_str), "the backplane is connected");
         let tell = tokio::spawn(tell_connections(node.clone()));
+        let over = stop.child_token();
+        let keep = node.current.get().map(|commands| {
+            let (node, over) = (node.clone(), over.clone());
+            tokio::spawn(async move { node.keeper.watch(commands, over).await })
+        });
         let loss = tokio::select! {
             loss = dispatch(&node, &mut *subscription) => loss,
             () = stop.cancelled() => break,
         };
         tell.abort();
+        over.cancel();
+        drop(keep);
         node.current.clear();
         node.metrics.backplane_up.set(0.0);
         tracing::warn!(cause = loss.as_str(), "the backplane is lost; connecting again");
@@ -49,17 +56,20 @@ async fn open(
     let mut wait = BACK_OFF_MIN;
     loop {
         match stop.run_until_cancelled(backplane.open(source)).await? {
-            Ok((commands, subscription)) => {
-                node.current.set(commands);
-                return Some(subscription);
-            }
+            Ok((commands, subscription)) => match node.keeper.restore(&commands).await {
+                Ok(()) => {
+                    node.current.set(commands);
+                    return Some(subscription);
+                }
+                Err(error) => tracing::warn!(%error, "what the backplane may lack could not be appended again"),
+            },
             Err(error) => {
                 tracing::warn!(%error, "the backplane cannot be reached; trying again");
-                let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
-                stop.run_until_cancelled(tokio::time::sleep(jittered)).await?;
-                wait = (wait * 2).min(BACK_OFF_MAX);
             }
         }
+        let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
+        stop.run_until_cancelled(tokio::time::sleep(jittered)).await?;
+        wait = (wait * 2).min(BACK_OFF_MAX);
     }
 }
 

@@ -9,9 +9,11 @@ pub mod auth;
 mod clock;
 pub mod config;
 mod current;
+mod doctor;
 pub mod door;
 mod driver;
 mod generation;
+mod keeper;
 mod lifecycle;
 pub mod listener;
 mod mailbox;
@@ -23,5 +25,7 @@ mod registry;
 mod workers;
 
 pub use driver::{Counted, Socket};
+#[doc(hidden)]
+pub use driver::{close, close_code};
 pub use lifecycle::{Addresses, Shutdown, run, run_blocking};
 pub use node::Node;

@@ -19,13 +19,14 @@ use crate::clock::{Clock, wall_us};
 use crate::config::{Config, Scheduler};
 use crate::current::Current;
 use crate::door::Door;
+use crate::keeper::Keeper;
 use crate::listener::{Http, HttpSettings, accept};
 use crate::metrics::{Metrics, run_upkeep};
 use crate::node::Node;
 use crate::publisher::Publisher;
 use crate::registry::Registry;
 use crate::workers::Workers;
-use crate::{generation, mailbox};
+use crate::{doctor, generation, mailbox};
 
 /// How long a client is told to wait after a drain, spread over this.
 const RECONNECT_SPREAD_MS: u64 = 3_000;
@@ -94,6 +95,13 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     let id = NodeId::new(&config.node_name, rand::random()).context("node-name")?;
     let topology = topology(&config)?;
     let backplane = backplane(&config, &id, &topology)?;
+    if let Some(url) = config.redis.as_ref().filter(|_| config.strict) {
+        // Before anybody can connect: a node that refuses was never there.
+        match shutdown.drain.run_until_cancelled(doctor::require(url)).await {
+            Some(checked) => checked?,
+            None => return Ok(()),
+        }
+    }
     let client_listener = accept::bind(config.listen).context("listen")?;
     let internal_listener = accept::bind(config.internal).context("internal")?;
     let addresses = Addresses { listen: client_listener.local_addr()?, internal: internal_listener.local_addr()? };
@@ -104,6 +112,9 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     let tasks = TaskTracker::new();
     for source in backplane.sources() {
         tasks.spawn(generation::run(node.clone(), backplane.clone(), source, stop_backplane.clone()));
+    }
+    if let Some(url) = config.redis.clone().filter(|_| !config.strict) {
+        tasks.spawn(doctor::report(node.clone(), url, stop_backplane.clone()));
     }
     let lanes = TaskTracker::new();
     for lane in topology.lanes() {
@@ -198,7 +209,9 @@ fn node(config: &Config, id: NodeId, topology: Topology) -> (Arc<Node>, asker::Q
     let metrics = Arc::new(Metrics::new());
     let current = Arc::new(Current::default());
     let histograms = (metrics.append_seconds.clone(), metrics.append_batch_size.clone());
-    let publisher = Publisher::new(topology, current.clone(), clock, COMMAND_TIMEOUT, histograms);
+    let again = (metrics.appended_again.clone(), metrics.unconfirmed.clone());
+    let keeper = Arc::new(Keeper::new(topology.clone(), clock, again.0, again.1));
+    let publisher = Publisher::new(topology, current.clone(), keeper.clone(), clock, COMMAND_TIMEOUT, histograms);
     let (asker, queues) = Asker::new(current.clone());
     let node = Node {
         settings: Arc::new(config.connection(id.as_str())),
@@ -206,6 +219,7 @@ fn node(config: &Config, id: NodeId, topology: Topology) -> (Arc<Node>, asker::Q
         metrics,
         registry: Arc::new(Registry::default()),
         current,
+        keeper,
         publisher: Arc::new(publisher),
         asker: Arc::new(asker),
         authenticator: Authenticator::new(config),

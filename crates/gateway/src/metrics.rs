@@ -295,6 +295,10 @@ table! {
     pulls: Family<PullCause>, "switchboard_pulls_total", "reads", "Inboxes read again for a connection.";
     resets: Family<Reason>, "switchboard_resets_total", "resets",
         "Streams that could not be continued where the client was.";
+    appended_again: Counter, "switchboard_appended_again_total", "messages",
+        "Messages that another master lacked and this node appended again.";
+    unconfirmed: Counter, "switchboard_unconfirmed_total", "messages",
+        "Acknowledged messages that were let go before every replica was known to have them.";
     generations: Family<Begun>, "switchboard_generations_total", "generations",
         "Subscriptions of this node that began, by what ended the one before.";
     backplane_up: Gauge, "switchboard_backplane_up", "0 or 1", "1 while the backplane is connected and heard.";

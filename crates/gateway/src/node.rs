@@ -14,6 +14,7 @@ use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::current::Current;
 use crate::door::{BoxFuture, Door, OutgoingMessage, SendAnswer, Socket};
+use crate::keeper::Keeper;
 use crate::metrics::{DropReason, MessageKind, Metrics};
 use crate::publisher::{Outgoing, Publisher, Reply};
 use crate::registry::Registry;
@@ -27,6 +28,7 @@ pub struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) current: Arc<Current>,
+    pub(crate) keeper: Arc<Keeper>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) asker: Arc<Asker>,
     pub(crate) authenticator: Authenticator,

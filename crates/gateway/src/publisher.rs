@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::current::Current;
+use crate::keeper::Keeper;
 use crate::mailbox::Mailbox;
 
 /// Bytes that wait in all lanes together: what 10,000 senders of 6 KiB can have in flight. Above it `overloaded`.
@@ -86,6 +87,7 @@ pub(crate) struct Publisher {
     topology: Topology,
     lanes: Vec<LaneQueue>,
     current: Arc<Current>,
+    keeper: Arc<Keeper>,
     clock: Clock,
     timeout: Duration,
     append_seconds: Histogram,
@@ -104,6 +106,7 @@ impl Publisher {
     pub(crate) fn new(
         topology: Topology,
         current: Arc<Current>,
+        keeper: Arc<Keeper>,
         clock: Clock,
         timeout: Duration,
         (append_seconds, batch_size): (Histogram, Histogram),
@@ -111,7 +114,7 @@ impl Publisher {
         let count = topology.lanes().count();
         let queue = || LaneQueue { batcher: Mutex::new(Batcher::new(QUEUE_BYTES_MAX / count)), wake: Notify::new() };
         let lanes = topology.lanes().map(|_| queue()).collect();
-        Self { topology, lanes, current, clock, timeout, append_seconds, batch_size }
+        Self { topology, lanes, current, keeper, clock, timeout, append_seconds, batch_size }
     }
 
     /// Puts a message in line. Its answer comes by its `reply`, always.
@@ -164,6 +167,8 @@ impl Publisher {
             };
             let (outcome, why) = match asked {
                 Ok(BatchResult::Answered(answer)) => {
+                    // Before anybody hears `sent`: what is promised is kept.
+                    self.keeper.keep(&batch, &answer);
                     waiting.iter_mut().for_each(|w| answer_one(w, &answer));
                     (Outcome::Answered, String::new())
                 }

@@ -10,6 +10,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod redis;
+pub mod sentinel;
 pub mod wait;
 pub mod ws;
 
@@ -19,6 +20,7 @@ pub use node::{Node, NodeOptions, WaitFor};
 pub use proxy::Proxy;
 pub use raw::{Burst, Frame, Outcome, Raw, Report};
 pub use redis::Redis;
+pub use sentinel::Sentinel;
 pub use wait::eventually;
 pub use ws::Client;
 

@@ -174,7 +174,7 @@ fn answers(process: &Process, port: u16) -> Result<()> {
     }
 }
 
-fn ask(port: u16, command: &[&str], within: Duration) -> Result<String> {
+pub(crate) fn ask(port: u16, command: &[&str], within: Duration) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), within)?;
     stream.set_read_timeout(Some(within))?;
     let mut request = format!("*{}\r\n", command.len()).into_bytes();

@@ -46,8 +46,7 @@ impl Facts {
     /// Reads the text of INFO and the answers to CONFIG GET; none of these where the server refuses the command.
     #[must_use]
     pub fn parse(info: &str, config: &[(String, String)], measured: Measured) -> Self {
-        let fields: HashMap<&str, &str> =
-            info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
         let text = |key: &str| fields.get(key).copied();
         let number = |key: &str| text(key).and_then(|text| text.parse::<u64>().ok());
         let flag = |key: &str| number(key).map(|number| number != 0);

@@ -81,7 +81,7 @@ fn role(facts: &Facts) -> Checked {
 
 fn min_replicas(facts: &Facts) -> Checked {
     // What a replica says about its own replicas is no answer to this.
-    if facts.role.as_deref() == Some("slave") {
+    if facts.role.as_deref() != Some("master") {
         return Quiet;
     }
     match facts.min_replicas {
@@ -134,7 +134,7 @@ fn eviction(facts: &Facts) -> Checked {
 
 fn memory(facts: &Facts) -> Checked {
     match (facts.maxmemory, facts.used_memory) {
-        (None, _) => Unknown("its memory limit"),
+        (None, _) => Quiet,
         (Some(0), _) => found(
             Note,
             "its memory has no limit: maxmemory is 0",
@@ -223,7 +223,8 @@ fn snapshot_writes(facts: &Facts) -> Checked {
 }
 
 fn output_buffer(facts: &Facts) -> Checked {
-    const HOW: &str = "`CONFIG SET client-output-buffer-limit \"pubsub 64mb 16mb 30\"`, and the same in its configuration file";
+    const HOW: &str =
+        "`CONFIG SET client-output-buffer-limit \"pubsub 64mb 16mb 30\"`, and the same in its configuration file";
     let Some([hard, soft, seconds]) = facts.pubsub_limit else { return Quiet };
     let shown = || format!("its output buffer limit for subscribers is {} {} {seconds}", mib(hard), mib(soft));
     // 0 is no limit.

@@ -89,6 +89,14 @@ impl Place {
     }
 }
 
+/// The server that a configuration names, to compare.
+pub(super) fn server_of(config: &Config) -> Option<&Server> {
+    match &config.server {
+        ServerConfig::Centralized { server } => Some(server),
+        _ => None,
+    }
+}
+
 /// Asks one sentinel: `None` if it does not answer, `Some(None)` if it does not know the service.
 async fn ask(host: &str, port: u16, service: &str) -> Option<Option<(String, u16)>> {
     let config = Config { server: ServerConfig::new_centralized(host, port), fail_fast: true, ..Config::default() };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use delivery::{Attached, Verified};
+use delivery::{Attached, Replication, Verified};
 use fred::clients::Client;
 use fred::interfaces::PubsubInterface;
 use fred::types::Value;
@@ -58,6 +58,8 @@ pub(super) struct RedisCommands {
     pub(super) scripts: Arc<Scripts>,
     pub(super) doubt: Arc<Doubt>,
     pub(super) clock: Arc<RedisClock>,
+    /// `master_replid` when the generation began.
+    pub(super) lineage: String,
 }
 
 impl std::fmt::Debug for RedisCommands {
@@ -229,6 +231,14 @@ impl Log for RedisCommands {
 
     fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>> {
         Box::pin(self.run_ack(acks))
+    }
+
+    fn lineage(&self) -> Option<&str> {
+        Some(&self.lineage)
+    }
+
+    fn replication(&self) -> Answer<'_, Result<Replication, BackplaneError>> {
+        Box::pin(async move { self.book(super::connect::replication(&self.client).await) })
     }
 
     fn now_us(&self) -> u64 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use delivery::Replication;
 use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
 use fred::types::config::{Config, TcpConfig};
@@ -10,11 +11,11 @@ use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
 use tokio::time::timeout;
 
 use super::RedisSettings;
-use super::address::Place;
+use super::address::{self, Place};
 use super::commands::{Doubt, RedisClock, RedisCommands};
-use super::scripts::{Scripts, classify, items_of};
+use super::scripts::{Scripts, bytes_of, classify, items_of};
 use super::subscription::{Probe, RedisSubscription};
-use crate::error::BackplaneError;
+use crate::error::{BackplaneError, Loss};
 
 /// Commands that wait to be written; more are refused rather than kept.
 const COMMANDS_MAX: usize = 50_000;
@@ -84,6 +85,53 @@ async fn time_us(client: &Client) -> Result<u64, BackplaneError> {
     }
 }
 
+/// How often the master is asked whether it still is one, and the sentinels who is.
+const MASTER_EVERY: Duration = Duration::from_secs(2);
+
+/// Raises a doubt when the server is no master any more, or when the sentinels name another one: a demoted master keeps its
+/// subscribers, and nothing else would tell.
+async fn watch_master(client: Client, place: Place, master: Config, doubt: Arc<Doubt>) {
+    loop {
+        tokio::time::sleep(MASTER_EVERY).await;
+        let role = ask(&client, "ROLE").await.ok().and_then(role_of);
+        if role.is_some_and(|role| role != "master") {
+            return doubt.raise(Loss::NotMaster);
+        }
+        // A sentinel that cannot be asked says nothing about the master.
+        if let Ok(named) = place.master(MASTER_EVERY).await
+            && address::server_of(&named) != address::server_of(&master)
+        {
+            return doubt.raise(Loss::NotMaster);
+        }
+    }
+}
+
+/// What ROLE says of a master: its offset, and how far each replica has confirmed.
+pub(super) async fn replication(client: &Client) -> Result<Replication, BackplaneError> {
+    let odd = || BackplaneError::NotRun("ROLE says that this is no master".to_owned());
+    let mut parts = items_of(ask(client, "ROLE").await?).into_iter();
+    if parts.next().and_then(Value::into_string).as_deref() != Some("master") {
+        return Err(odd());
+    }
+    let master_offset = parts.next().and_then(|v| v.convert().ok()).ok_or_else(odd)?;
+    let replicas = parts.next().map(items_of).unwrap_or_default();
+    let offset = |replica| items_of(replica).into_iter().nth(2).and_then(|v| v.convert().ok()).unwrap_or(0);
+    Ok(Replication { master_offset, replica_offsets: replicas.into_iter().map(offset).collect() })
+}
+
+/// Names the history of writes that this master has.
+async fn lineage(client: &Client) -> Result<String, BackplaneError> {
+    let command = CustomCommand::new_static("INFO", ClusterHash::FirstKey, false);
+    let info: Value = client.custom(command, vec!["replication"]).await.map_err(classify)?;
+    let info = String::from_utf8_lossy(&bytes_of(info)).into_owned();
+    let line = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
+    line.map(|id| id.trim().to_owned()).ok_or_else(|| BackplaneError::NotRun("INFO has no master_replid".to_owned()))
+}
+
+fn role_of(answer: Value) -> Option<String> {
+    items_of(answer).into_iter().next().and_then(Value::into_string)
+}
+
 /// Opens one generation.
 pub(super) async fn open(
     settings: &Arc<RedisSettings>,
@@ -92,14 +140,14 @@ pub(super) async fn open(
     // Both on the same server: asked once.
     let master = place.master(settings.connect_timeout).await?;
     let commands = connect(settings, master.clone(), 32).await?;
-    let subscriber = match connect(settings, master, MESSAGES_MAX).await {
+    let subscriber = match connect(settings, master.clone(), MESSAGES_MAX).await {
         Ok(subscriber) => subscriber,
         Err(error) => {
             commands.task.abort();
             return Err(error);
         }
     };
-    match prepare(settings, commands, subscriber).await {
+    match prepare(settings, (place, master), commands, subscriber).await {
         Ok(generation) => Ok(generation),
         Err(error) => Err(not_run(error)),
     }
@@ -107,6 +155,7 @@ pub(super) async fn open(
 
 async fn prepare(
     settings: &Arc<RedisSettings>,
+    (place, master): (&Place, Config),
     commands: Connected,
     subscriber: Connected,
 ) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
@@ -124,10 +173,10 @@ async fn prepare(
         clock: clock.clone(),
         channel: settings.topology.channel(&settings.node, routing::SlotGroup(0)).0,
         probe: Probe::new(settings.process),
+        watch: tokio::spawn(watch_master(commands.client.clone(), place.clone(), master, doubt.clone())),
     };
     let client = commands.client;
-    let role =
-        items_of(ask(&client, "ROLE").await?).into_iter().next().and_then(|v| v.into_string()).unwrap_or_default();
+    let role = role_of(ask(&client, "ROLE").await?).unwrap_or_default();
     if role != "master" {
         return Err(BackplaneError::NotRun(format!("this Redis is a {role}, not a master")));
     }
@@ -139,6 +188,7 @@ async fn prepare(
     subscription.subscriber.ping::<Value>(None).await.map_err(classify)?;
     clock.start_at(time_us(&client).await?);
     subscription.hear_itself(Duration::from_secs(2)).await?;
-    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock };
+    let lineage = lineage(&client).await?;
+    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock, lineage };
     Ok((commands, subscription))
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::ClientLike;
-use fred::types::config::{Config, TcpConfig};
+use fred::types::config::TcpConfig;
 use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
 use tokio::time::{Instant, timeout};
 
-use super::connect::check_url;
+use super::address::Place;
 use super::scripts::{bytes_of, items_of};
 use crate::doctor::{Facts, Measured};
+use crate::error::BackplaneError;
 
 /// Enough for a median that one slow answer does not move.
 const PINGS: usize = 20;
@@ -42,8 +43,8 @@ impl Drop for Connection {
     }
 }
 
-/// Asks the Redis at `url`. `within` is for each step: connecting, a command, all round trips together. `now_us` is this
-/// machine's clock, microseconds since 1970.
+/// Asks the Redis at `url`; behind sentinels, the master that they name. `within` is for each step: finding, connecting, a
+/// command, all round trips together. `now_us` is this machine's clock, microseconds since 1970.
 ///
 /// # Errors
 /// [`AskError`]; a refused CONFIG GET is none.
@@ -51,8 +52,8 @@ impl Drop for Connection {
 /// # Cancellation
 /// Dropping the future closes the connection.
 pub async fn ask(url: &str, within: Duration, now_us: impl Fn() -> u64 + Send) -> Result<Facts, AskError> {
-    check_url(url).map_err(AskError::Url)?;
-    let connection = connect(url, within).await?;
+    let place = Place::parse(url).map_err(AskError::Url)?;
+    let connection = connect(&place, within).await?;
     let client = &connection.client;
     let info = bytes_of(command(client, "INFO", &[]).await.map_err(failed)?);
     let mut config = Vec::new();
@@ -68,8 +69,10 @@ pub async fn ask(url: &str, within: Duration, now_us: impl Fn() -> u64 + Send) -
     Ok(Facts::parse(&String::from_utf8_lossy(&info), &config, Measured { latency_us, clock_offset_us }))
 }
 
-async fn connect(url: &str, within: Duration) -> Result<Connection, AskError> {
-    let mut config = Config::from_url(url).map_err(failed)?;
+async fn connect(place: &Place, within: Duration) -> Result<Connection, AskError> {
+    let mut config = place.master(within).await.map_err(|error| match error {
+        BackplaneError::NotRun(why) | BackplaneError::Unknown(why) => AskError::Unreachable(why),
+    })?;
     config.fail_fast = true;
     let mut builder = Builder::from_config(config);
     builder.with_connection_config(|c| {

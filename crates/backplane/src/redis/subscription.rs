@@ -10,6 +10,7 @@ use fred::types::{ConnectHandle, Message, Value};
 use protocol::Bundle;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::commands::{Doubt, RedisClock};
@@ -74,6 +75,8 @@ pub(super) struct RedisSubscription {
     pub(super) clock: Arc<RedisClock>,
     pub(super) channel: String,
     pub(super) probe: Probe,
+    /// Asks who is the master.
+    pub(super) watch: JoinHandle<()>,
 }
 
 enum Event {
@@ -194,5 +197,6 @@ impl Drop for RedisSubscription {
         self.doubt.raise(Loss::Subscriber);
         self.subscriber_task.abort();
         self.commands_task.abort();
+        self.watch.abort();
     }
 }

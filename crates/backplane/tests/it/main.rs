@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod conformance;
+mod doctor;
 mod fixtures;
 mod redis;
+mod sentinel;

@@ -248,6 +248,14 @@ async fn a_demoted_master_ends_the_generation() {
     assert!(matches!(opened.err(), Some(BackplaneError::NotRun(why)) if why.contains("not a master")));
 }
 
+/// A demoted master keeps its subscribers and answers reads: nothing but asking it tells.
+#[tokio::test]
+async fn a_master_that_is_demoted_while_nobody_writes_ends_the_generation_too() {
+    let (redis, mut generation) = start().await;
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(end_of(&mut generation).await, Loss::NotMaster);
+}
+
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_said_at_once_and_used_when_it_comes() {
     let mut redis = Redis::start().unwrap();

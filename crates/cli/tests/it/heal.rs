@@ -192,3 +192,56 @@ async fn a_client_that_stops_reading_for_a_while_misses_nothing() -> Result<()> 
     ensure!(fleet.b.metric("switchboard_pulls_total").await? > 0.0, "the inbox was the buffer");
     Ok(())
 }
+
+/// Cuts the end off the append-only file, as a power failure does.
+fn cut_tail(redis: &Redis, bytes: u64) -> Result<()> {
+    let folder = redis.directory().join("appendonlydir");
+    for file in std::fs::read_dir(folder)? {
+        let path = file?.path();
+        if path.to_string_lossy().ends_with(".incr.aof") {
+            let file = std::fs::OpenOptions::new().write(true).open(&path)?;
+            let length = file.metadata()?.len();
+            ensure!(length > bytes, "the file has only {length} bytes");
+            file.set_len(length - bytes)?;
+            return Ok(());
+        }
+    }
+    anyhow::bail!("no append-only file")
+}
+
+/// Redis loses what it had answered, and the node that answered is still there: it appends it again, so that a recipient
+/// who was offline never learns of it, and one who was connected is told `reset` and sees nothing twice but `again`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_that_redis_lost_is_appended_again_by_the_node_that_answered() -> Result<()> {
+    const COUNT: usize = 100;
+    let mut fleet = Fleet::start().await?;
+    let (mut alice, mut bob) = (fleet.alice().await?, fleet.bob().await?);
+    for n in 0..COUNT {
+        send(&mut alice, n).await?;
+    }
+    judge(&read_to(&mut bob, COUNT - 1).await?, COUNT)?;
+    fleet.redis.kill();
+    cut_tail(&fleet.redis, 8_192)?;
+    fleet.redis.restart()?;
+    let again = testkit::eventually("the node appends again", Duration::from_secs(10), async || {
+        fleet.a.metric("switchboard_appended_again_total").await.ok().filter(|&n| n > 0.0)
+    })
+    .await?;
+    println!("{again} messages were appended again");
+    ensure!(again > 5.0 && again < COUNT as f64, "the fault did not bite as meant: {again}");
+    // A device that never was here before gets every message once, in order.
+    let mut tablet = Client::connect(&fleet.b.ws_url("user=bob"), None).await?;
+    tablet.send(&json!({"type": "hello", "device": "tablet"})).await?;
+    ensure!(tablet.expect_type("welcome").await?["streams"][0]["status"] == "new");
+    judge(&read_to(&mut tablet, COUNT - 1).await?, COUNT)?;
+    // The one that was connected had them all: it is told why it gets some again.
+    let reset = bob.expect_type("reset").await?;
+    ensure!(["fork", "ahead"].contains(&reset["reason"].as_str().unwrap_or_default()), "{reset}");
+    send(&mut alice, COUNT).await?;
+    let replayed = read_to(&mut bob, COUNT).await?;
+    let (new, old): (Vec<_>, Vec<_>) = replayed.into_iter().partition(|one| !one.again);
+    let ids: Vec<_> = new.iter().map(|one| one.id.as_str()).collect();
+    ensure!(ids == [format!("m{COUNT}")], "only the new one is not `again`: {ids:?}");
+    ensure!(old.iter().any(|one| one.id == format!("m{}", COUNT - 1)), "what was appended again came again");
+    Ok(())
+}

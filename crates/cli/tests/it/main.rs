@@ -1,5 +1,7 @@
 //! Tests of the binary `switchboard` as a process: real sockets, real signals, nothing of its inside.
 
 mod bad_input;
+mod docs;
+mod doctor;
 mod gateway;
 mod heal;

@@ -108,6 +108,7 @@ impl Checker {
                 .amount("drain-delay", &raw.drain_delay, DURATION, DRAIN_MS_RANGE)
                 .unwrap_or(DRAIN_DELAY_MS),
             drain_ms: self.amount("drain", &raw.drain, DURATION, DRAIN_MS_RANGE).unwrap_or(DRAIN_MS),
+            strict: self.choice("strict", &raw.strict, &[("true", true), ("false", false)]).unwrap_or(false),
             log: self
                 .read("log", &raw.log, |text| not_empty(text, "a log filter"))
                 .unwrap_or_else(|| "info".to_owned()),
@@ -297,12 +298,16 @@ fn redis_prefix(text: &str) -> Result<String, String> {
 
 fn redis(text: &str) -> Result<Secret, String> {
     const EXPECTED: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB]";
+    const SENTINELS: &str = "redis-sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT,…/SERVICE[/DB]";
     let expected = || EXPECTED.to_owned();
     let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
     match scheme {
         "redis" => {}
-        "rediss" | "redis-sentinel" | "redis-cluster" | "rediss-sentinel" | "rediss-cluster" => {
-            return Err(format!("{EXPECTED}: TLS, Sentinel and Cluster come with a later version of Switchboard"));
+        "redis-sentinel" => {
+            return backplane::redis::check_url(text).map(|()| Secret::new(text)).map_err(|_| SENTINELS.to_owned());
+        }
+        "rediss" | "redis-cluster" | "rediss-sentinel" | "rediss-cluster" => {
+            return Err(format!("{EXPECTED} or {SENTINELS}: TLS and Cluster come with a later version of Switchboard"));
         }
         _ => return Err(expected()),
     }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::raw::{RawConfig, SETTINGS, Source, Written};
+use super::raw::{RawConfig, SETTINGS, Source, Written, setting};
 use super::{ConfigError, Fault};
 
 /// Settings of later versions. One in the environment would be ignored in silence, and somebody relies on it.
-const LATER: [&str; 12] = [
+const LATER: [&str; 11] = [
     "jwks-url",
     "jwt-public-key",
     "tls-cert",
@@ -17,7 +17,6 @@ const LATER: [&str; 12] = [
     "can-send",
     "can-join",
     "can-look",
-    "strict",
     "demo",
 ];
 
@@ -45,7 +44,7 @@ fn parse(text: &str, name: &str) -> Result<RawConfig, ConfigError> {
     let mut faults = Vec::new();
     for (key, value) in table {
         let mut fault = |text: String| faults.push(Fault { key: key.clone(), source: Some(Source::File), text });
-        match written(&value) {
+        match written(&key, &value) {
             _ if !SETTINGS.iter().any(|setting| setting.key == key) => fault(format!("{} ({name})", unknown(&key))),
             None => fault(format!("expected a text or a whole number, got {}", kind(&value))),
             Some(text) => {
@@ -61,8 +60,9 @@ fn one_line(text: &str) -> String {
 }
 
 /// A value as a flag would say it.
-fn written(value: &toml::Value) -> Option<String> {
+fn written(key: &str, value: &toml::Value) -> Option<String> {
     match value {
+        toml::Value::Boolean(is_on) if setting(key).is_some_and(|setting| setting.is_switch) => Some(is_on.to_string()),
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Array(items) => {
@@ -145,13 +145,14 @@ mod tests {
     #[test]
     fn the_file_has_the_flags_names() {
         let raw = parse(
-            "listen = \"127.0.0.1:1\"\npartitions = 8\norigins = [\"http://a\", \"http://b\"]\njwt-secret = \"x\"",
+            "listen = \"127.0.0.1:1\"\npartitions = 8\norigins = [\"http://a\", \"http://b\"]\njwt-secret = \"x\"\nstrict = true",
             "f",
         )
         .unwrap();
         let text = |written: &Option<Written>| written.clone().map(|w| w.text).unwrap_or_default();
         assert_eq!(text(&raw.listen), "127.0.0.1:1");
         assert_eq!(text(&raw.partitions), "8");
+        assert_eq!(text(&raw.strict), "true");
         assert_eq!(text(&raw.origins), "http://a,http://b");
         assert_eq!(raw.jwt_secret.map(|w| w.source), Some(Source::File));
         assert!(raw.redis.is_none());

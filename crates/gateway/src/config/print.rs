@@ -24,6 +24,11 @@ impl Config {
         out
     }
 
+    /// The Redis URL with its password replaced.
+    pub fn redis_shown(&self) -> Option<String> {
+        self.redis.as_ref().map(|url| mask_url(url.reveal()))
+    }
+
     /// The value of a setting as TOML; `None`: not set.
     fn value(&self, key: &str) -> Option<String> {
         let text = |text: &str| Some(toml::Value::from(text).to_string());
@@ -34,7 +39,7 @@ impl Config {
         match key {
             "listen" => text(&self.listen.to_string()),
             "internal" => text(&self.internal.to_string()),
-            "redis" => text(&mask_url(self.redis.as_ref()?.reveal())),
+            "redis" => text(&self.redis_shown()?),
             "auth" => text(if jwt.is_some() { "jwt" } else { "none" }),
             "jwt-secret" => jwt.and_then(|_| text(MASK)),
             "jwt-issuer" => text(jwt?.issuer.as_ref()?),
@@ -57,6 +62,7 @@ impl Config {
             "max-bytes" => text(&show_size(self.max_bytes)),
             "drain-delay" => text(&show_duration(self.drain_delay_ms)),
             "drain" => text(&show_duration(self.drain_ms)),
+            "strict" => Some(self.strict.to_string()),
             "log" => text(&self.log),
             "log-format" => text(match self.log_format {
                 LogFormat::Text => "text",
@@ -104,6 +110,7 @@ mod tests {
             ("workers", "3"),
             ("log-format", "json"),
             ("drain-delay", "0s"),
+            ("strict", "true"),
         ];
         let before = config(&settings);
         let mut raw = RawConfig::default();

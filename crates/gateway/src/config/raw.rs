@@ -67,13 +67,22 @@ pub struct Setting {
     pub default: &'static str,
     pub meaning: &'static str,
     pub show: Show,
+    /// True or false; its flag alone says true.
+    pub is_switch: bool,
+}
+
+/// What stands for the value of a switch in a help text.
+const fn is_switch(value_name: &str) -> bool {
+    matches!(value_name.as_bytes(), b"true|false")
 }
 
 macro_rules! settings {
     ($($field:ident, $key:literal, $env:literal, $value:literal, $show:ident, $default:literal, $meaning:expr;)*) => {
         /// Every setting, in the order of the documentation.
         pub const SETTINGS: &[Setting] = &[
-            $(Setting { key: $key, env: $env, default: $default, meaning: $meaning, show: Show::$show },)*
+            $(Setting {
+                key: $key, env: $env, default: $default, meaning: $meaning, show: Show::$show, is_switch: is_switch($value),
+            },)*
         ];
 
         /// What was written, in one layer or in all of them. `None`: nothing.
@@ -84,6 +93,9 @@ macro_rules! settings {
                     long = $key,
                     env = $env,
                     value_name = $value,
+                    num_args = if is_switch($value) { 0..=1 } else { 1..=1 },
+                    require_equals = is_switch($value),
+                    default_missing_value = "true",
                     help = format!("{} [default: {}]", $meaning, $default),
                     hide_env_values = Show::$show.is_secret(),
                     hide = Show::$show.is_hidden()
@@ -138,7 +150,7 @@ settings! {
     internal, "internal", "SWITCHBOARD_INTERNAL", "IP:PORT", Plain, "127.0.0.1:8081",
         "Where back ends and operators connect: server API, metrics, health";
     redis, "redis", "SWITCHBOARD_REDIS", "URL", Secret, "none",
-        "Redis of the fleet, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; without one the embedded backplane, for one node";
+        "Redis of the fleet, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` or `redis-sentinel://HOST:PORT,HOST:PORT,…/SERVICE[/DB]`; without one the embedded backplane, for one node";
     auth, "auth", "SWITCHBOARD_AUTH", "HOW", Plain, "none on a loopback `listen`, else it has to be given",
         "Who clients are: `none` (they say so themselves; loopback only) or `jwt`";
     jwt_secret, "jwt-secret", "SWITCHBOARD_JWT_SECRET", "SECRET", Secret, "none",
@@ -177,6 +189,8 @@ settings! {
         "After SIGTERM: unready, but still serving, so that load balancers notice; up to 1h";
     drain, "drain", "SWITCHBOARD_DRAIN", "DURATION", Plain, "30s",
         "How long SIGTERM spreads the goodbyes, up to 1h; a second SIGTERM stops at once";
+    strict, "strict", "SWITCHBOARD_STRICT", "true|false", Plain, "false",
+        "Refuse to start on a Redis that can lose messages, or that cannot be asked within 10 s";
     log, "log", "SWITCHBOARD_LOG", "FILTER", Plain, "info",
         "What is logged: `error`, `warn`, `info`, `debug`, `trace`, or by module as in `info,gateway=debug`";
     log_format, "log-format", "SWITCHBOARD_LOG_FORMAT", "FORMAT", Plain, "text",

@@ -111,18 +111,24 @@ impl Wire {
                 break;
             }
         }
-        let frame = CloseFrame { code: code.number().into(), reason: Utf8Bytes::from_static(code.as_str()) };
-        let _ = self.socket.send(Message::Close(Some(frame))).await;
-        let stream = self.socket.get_mut();
-        if stream.shutdown().await.is_err() {
-            return;
-        }
-        let (mut sink, mut taken) = ([0u8; 4096], 0);
-        while taken < LINGER_BYTES_MAX
-            && let Ok(n @ 1..) = stream.read(&mut sink).await
-        {
-            taken += n;
-        }
+        close(&mut self.socket, code).await;
+    }
+}
+
+/// The close frame, the end of what we write, and what the peer still sends.
+#[doc(hidden)] // the RFC 6455 conformance example closes with it, as a node does
+pub async fn close(socket: &mut Socket, code: CloseCode) {
+    let frame = CloseFrame { code: code.number().into(), reason: Utf8Bytes::from_static(code.as_str()) };
+    let _ = socket.send(Message::Close(Some(frame))).await;
+    let stream = socket.get_mut();
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let (mut sink, mut taken) = ([0u8; 4096], 0);
+    while taken < LINGER_BYTES_MAX
+        && let Ok(n @ 1..) = stream.read(&mut sink).await
+    {
+        taken += n;
     }
 }
 
@@ -137,14 +143,18 @@ fn message(transmit: Transmit) -> Message {
 
 /// What a read error is to the connection.
 fn fault(error: &Error) -> Input {
+    close_code(error).map_or(Input::Gone, Input::Broken)
+}
+
+/// What a peer is told whose bytes broke a rule; `None`: nobody is there any more.
+#[doc(hidden)] // see `close`
+pub fn close_code(error: &Error) -> Option<CloseCode> {
     match error {
-        Error::Capacity(_) => Input::Broken(CloseCode::TooBig),
-        Error::Utf8(_) => Input::Broken(CloseCode::NotUtf8),
-        Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
-            Input::Gone
-        }
-        Error::Protocol(_) => Input::Broken(CloseCode::Protocol),
-        _ => Input::Gone,
+        Error::Capacity(_) => Some(CloseCode::TooBig),
+        Error::Utf8(_) => Some(CloseCode::NotUtf8),
+        Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => None,
+        Error::Protocol(_) => Some(CloseCode::Protocol),
+        _ => None,
     }
 }
 

@@ -68,6 +68,7 @@ fn good_values_pass() {
         ("api-key", &["k", "a key with spaces"]),
         ("log-format", &["text", "json"]),
         ("scheduler", &["shared", "pinned"]),
+        ("strict", &["true", "false"]),
         ("origins", &["https://a.example"]),
     ] {
         for value in values {
@@ -85,8 +86,8 @@ fn a_bad_value_is_told_by_key_with_what_was_expected_and_what_came() {
         ("listen", "localhost:8080", "got \"localhost:8080\""),
         ("internal", "", "internal (--internal): expected an IP address"),
         ("redis", "127.0.0.1:6379", "redis (--redis): expected redis://[USER:PASSWORD@]HOST[:PORT][/DB]"),
-        ("redis", "rediss://h", "TLS, Sentinel and Cluster come with a later version"),
-        ("redis", "redis-sentinel://h", "come with a later version of Switchboard; got redis-sentinel://h"),
+        ("redis", "rediss://h", "TLS and Cluster come with a later version"),
+        ("redis", "redis-sentinel://h", "expected redis-sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT"),
         ("redis", "redis-cluster://h", "come with a later version"),
         ("redis", "redis://", "expected redis://"),
         ("redis", "redis://h:0", "expected redis://"),
@@ -114,6 +115,7 @@ fn a_bad_value_is_told_by_key_with_what_was_expected_and_what_came() {
         ("origins", "*", "origins (--origins): expected origins with commas between"),
         ("log-format", "xml", "expected text or json"),
         ("scheduler", "x", "expected shared or pinned"),
+        ("strict", "1", "strict (--strict): expected true or false; got \"1\""),
         ("log", "", "expected a log filter"),
         ("jwt-issuer", "", "expected the `iss`"),
     ] {
@@ -202,8 +204,15 @@ fn a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default
     let config = Config::check(&flags.clone().over(file), &facts()).unwrap();
     assert_eq!((config.partitions, config.lanes, config.inbox_max), (3, 7, 10_000));
     assert_eq!(flags.partitions.unwrap().source, Source::Flag);
+    for (line, strict) in
+        [(&["serve"][..], false), (&["serve", "--strict"], true), (&["serve", "--strict=false"], false)]
+    {
+        let matches = command().try_get_matches_from(line).unwrap();
+        let raw = <RawConfig as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+        assert_eq!(Config::check(&raw, &facts()).unwrap().strict, strict, "{line:?}");
+    }
     assert!(command().try_get_matches_from(["serve", "--partition", "3"]).is_err(), "an unknown flag");
-    assert_eq!(SETTINGS.len(), 25, "a new setting comes with a row in these tests");
+    assert_eq!(SETTINGS.len(), 26, "a new setting comes with a row in these tests");
 }
 
 #[test]

@@ -1,0 +1,223 @@
+//! What a node has acknowledged and Redis may still lose: kept until every replica is known to have it, so that the node
+//! can append it again after a failover that lost a tail.
+//!
+//! Pure: the shell asks the master for its replication offsets and hands the answers in. Rule: docs/delivery.md, Promises.
+
+use std::collections::VecDeque;
+
+use protocol::{Millis, Stamp, Text};
+
+use crate::types::NewMessage;
+
+/// Without a replica nobody can confirm; after this long a restart finds the message on its disk.
+const ALONE_MS: u64 = 10_000;
+/// However slow the replicas are, nothing is kept longer.
+const AGE_MS_MAX: u64 = 300_000;
+
+/// A message that was answered `sent`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub record: Text,
+    pub message: NewMessage,
+    /// Of the stored entry: how old it is by the backplane's clock.
+    pub stamp: Stamp,
+}
+
+#[derive(Debug)]
+struct Kept {
+    acknowledged: Acknowledged,
+    at: Millis,
+}
+
+/// The messages that are not known to be safe, oldest first.
+#[derive(Debug)]
+pub struct Window {
+    kept: VecDeque<Kept>,
+    bytes: usize,
+    bytes_max: usize,
+    /// How many messages have ever gone before the first one that is kept.
+    gone: u64,
+    /// Offsets of the master and the messages that were acknowledged before each was asked for.
+    marks: VecDeque<Mark>,
+    unconfirmed: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    before: u64,
+    master_offset: u64,
+}
+
+/// What a master says of its replication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    pub master_offset: u64,
+    pub replica_offsets: Vec<u64>,
+}
+
+/// When a question was asked: covers everything acknowledged before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question(u64);
+
+impl Window {
+    pub fn new(bytes_max: usize) -> Self {
+        Self { kept: VecDeque::new(), bytes: 0, bytes_max, gone: 0, marks: VecDeque::new(), unconfirmed: 0 }
+    }
+
+    /// A message was answered `sent`.
+    pub fn push(&mut self, acknowledged: Acknowledged, now: Millis) {
+        self.bytes += weight(&acknowledged);
+        self.kept.push_back(Kept { acknowledged, at: now });
+        while self.bytes > self.bytes_max && self.kept.len() > 1 {
+            self.drop_first();
+            self.unconfirmed += 1;
+        }
+    }
+
+    /// To be called before the master is asked for its offsets.
+    pub fn question(&self) -> Question {
+        Question(self.gone + self.kept.len() as u64)
+    }
+
+    /// Takes the answer: what every replica has is let go.
+    pub fn on_replication(&mut self, question: Question, answer: &Replication, now: Millis) {
+        let Some(&slowest) = answer.replica_offsets.iter().min() else {
+            // Nobody will ever confirm these marks.
+            self.marks.clear();
+            while self.kept.front().is_some_and(|k| now.since(k.at) >= ALONE_MS) {
+                self.drop_first();
+            }
+            return;
+        };
+        // An offset that was asked for after an acknowledgement is at or past that write. One mark a question; a replica
+        // that never comes forward does not pile them up: what they cover ends by age.
+        self.marks.push_back(Mark { before: question.0, master_offset: answer.master_offset });
+        let confirmed = self.marks.iter().rev().find(|m| m.master_offset <= slowest).map(|m| m.before);
+        if let Some(before) = confirmed {
+            while self.gone < before && !self.kept.is_empty() {
+                self.drop_first();
+            }
+            self.marks.retain(|m| m.before > before);
+        }
+        while self.kept.front().is_some_and(|k| now.since(k.at) >= AGE_MS_MAX) {
+            self.drop_first();
+            self.unconfirmed += 1;
+        }
+        let gone = self.gone;
+        self.marks.retain(|m| m.before > gone);
+    }
+
+    /// Everything that is not known to be safe, oldest first: to be appended again on another master, each unless it is
+    /// there. It stays until that master's replicas have it. The old master's offsets say nothing about the new one.
+    pub fn replay(&mut self) -> impl Iterator<Item = &Acknowledged> {
+        self.marks.clear();
+        self.kept.iter().map(|k| &k.acknowledged)
+    }
+
+    /// How many fell out without being confirmed since the last time.
+    pub fn take_unconfirmed(&mut self) -> u64 {
+        std::mem::take(&mut self.unconfirmed)
+    }
+
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(first) = self.kept.pop_front() {
+            self.bytes -= weight(&first.acknowledged);
+            self.gone += 1;
+        }
+    }
+}
+
+/// Bytes that a message costs the window.
+fn weight(acknowledged: &Acknowledged) -> usize {
+    acknowledged.message.envelope.len() + acknowledged.record.len() + 160
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Kind;
+    use bytes::Bytes;
+    use protocol::Tag;
+
+    fn acknowledged(n: u64) -> Acknowledged {
+        let message =
+            NewMessage { kind: Kind::Durable, tag: Tag(n), envelope: Bytes::from_static(b"x"), search_us: None };
+        Acknowledged { record: Text::from("user:b"), message, stamp: Stamp(n) }
+    }
+
+    fn at(master_offset: u64, replicas: &[u64]) -> Replication {
+        Replication { master_offset, replica_offsets: replicas.to_vec() }
+    }
+
+    fn kept(window: &mut Window) -> Vec<u64> {
+        window.replay().map(|a| a.stamp.0).collect()
+    }
+
+    #[test]
+    fn a_message_is_kept_until_every_replica_is_past_an_offset_that_was_asked_for_after_it() {
+        let mut window = Window::new(1 << 20);
+        window.push(acknowledged(1), Millis(0));
+        let first = window.question();
+        window.push(acknowledged(2), Millis(0));
+        window.on_replication(first, &at(100, &[100, 90]), Millis(1));
+        assert_eq!(window.len(), 2, "one replica is behind");
+        let second = window.question();
+        window.on_replication(second, &at(200, &[150, 120]), Millis(2));
+        assert_eq!(window.len(), 1, "the first mark is reached by all, the second by none");
+        window.on_replication(window.question(), &at(200, &[200, 200]), Millis(3));
+        assert!(window.is_empty());
+    }
+
+    /// The offset in an answer may be older than a message that was acknowledged while the answer was on its way.
+    #[test]
+    fn what_was_acknowledged_after_the_question_is_not_covered_by_its_answer() {
+        let mut window = Window::new(1 << 20);
+        let early = window.question();
+        window.push(acknowledged(1), Millis(0));
+        window.on_replication(early, &at(100, &[100]), Millis(1));
+        assert_eq!(kept(&mut window), [1]);
+    }
+
+    #[test]
+    fn without_a_replica_ten_seconds_have_to_do() {
+        let mut window = Window::new(1 << 20);
+        window.push(acknowledged(1), Millis(0));
+        window.push(acknowledged(2), Millis(5_000));
+        window.on_replication(window.question(), &at(1, &[]), Millis(9_999));
+        assert_eq!(window.len(), 2);
+        window.on_replication(window.question(), &at(1, &[]), Millis(10_000));
+        assert_eq!(kept(&mut window), [2]);
+        assert_eq!(window.take_unconfirmed(), 0);
+    }
+
+    #[test]
+    fn what_falls_out_unconfirmed_is_counted() {
+        let mut window = Window::new(2 * weight(&acknowledged(1)));
+        (1..=5).for_each(|n| window.push(acknowledged(n), Millis(0)));
+        assert_eq!(kept(&mut window), [4, 5]);
+        assert_eq!(window.take_unconfirmed(), 3);
+        window.on_replication(window.question(), &at(100, &[0]), Millis(AGE_MS_MAX));
+        assert!(window.is_empty());
+        assert_eq!(window.take_unconfirmed(), 2);
+    }
+
+    /// After a failover the offsets begin anew: a mark of the old master must not let go what the new one lost.
+    #[test]
+    fn a_replay_forgets_the_old_masters_offsets_and_keeps_the_messages() {
+        let mut window = Window::new(1 << 20);
+        window.push(acknowledged(1), Millis(0));
+        window.on_replication(window.question(), &at(100, &[50]), Millis(1));
+        assert_eq!(kept(&mut window), [1]);
+        let early = Question(0);
+        window.on_replication(early, &at(500, &[500]), Millis(2));
+        assert_eq!(window.len(), 1);
+    }
+}

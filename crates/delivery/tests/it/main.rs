@@ -1,0 +1,3 @@
+//! The shipped rules under a model checker: docs/model.md.
+
+mod model;

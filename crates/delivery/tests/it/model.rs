@@ -1,0 +1,9 @@
+//! Every interleaving at small scope. The models call the shipped functions through [`rules::Rules`]; a mutant replaces
+//! one of them, and the checker has to notice.
+
+mod check;
+mod client;
+mod inbox;
+mod link;
+mod mutants;
+mod rules;

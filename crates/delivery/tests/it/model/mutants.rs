@@ -1,0 +1,155 @@
+//! Each function here takes the place of one shipped decision and is wrong in one way; all else is the shipped code.
+
+use delivery::record::{self, Appended, AttachRequest, Record};
+use delivery::{Attached, Consumer, Limits, NewMessage, Registration, Standing, Step, Verified};
+use protocol::{Cursor, Epoch, Stamp, Tag};
+
+use super::rules::{Rules, SHIPPED};
+
+/// The link is taken to be right.
+pub(super) const NO_LINK: Rules =
+    Rules { on_live: |consumer, at, _| consumer.on_live(at, consumer.cursor().stamp), ..SHIPPED };
+
+/// A higher number is delivered, whatever lies between.
+pub(super) const OVER_A_GAP: Rules = Rules { on_live: over_a_gap, ..SHIPPED };
+
+fn over_a_gap(consumer: &mut Consumer, at: Cursor, link: Stamp) -> Step {
+    let before = consumer.cursor();
+    if consumer.is_live() && at.epoch == before.epoch && at.seq > before.seq + 1 {
+        let _ = consumer.on_page(before, [at], at, false);
+        return Step::Deliver;
+    }
+    consumer.on_live(at, link)
+}
+
+/// A stamp names the message: the second try of it looks like the first.
+pub(super) const STAMP_OF_MESSAGE: Rules = Rules { append: stamp_of_message, ..SHIPPED };
+
+fn stamp_of_message(
+    record: &mut Option<Record>,
+    epoch: Epoch,
+    now_us: u64,
+    first: u64,
+    messages: &[NewMessage],
+    limits: &Limits,
+) -> Appended {
+    let mut appended = record::append(record, epoch, now_us, first, messages, limits);
+    let Some(record) = record else { return appended };
+    record.entries.iter_mut().filter(|e| e.tag != Tag(0)).for_each(|e| e.stamp = Stamp(e.tag.0));
+    for row in &mut appended.live {
+        let index = (row.cursor.seq - record.base_seq) as usize;
+        row.cursor = record.place(index).unwrap();
+        row.link = record.place(index - 1).unwrap().stamp;
+    }
+    appended
+}
+
+/// A cursor holds wherever there is an entry of its number; one beyond the end is taken for the end.
+pub(super) const NUMBERS_ONLY: Rules = Rules {
+    attach: |record, epoch, now_us, request, limits| {
+        let cursors = request.cursors.iter().map(|c| c.map(|c| by_number(record.as_ref(), c))).collect();
+        record::attach(record, epoch, now_us, &AttachRequest { cursors, ..request.clone() }, limits)
+    },
+    read: read_by_number,
+    verify: verify_by_number,
+    ..SHIPPED
+};
+
+/// The check compares numbers; attach and read are right.
+pub(super) const CHECK_BY_NUMBER: Rules = Rules { verify: verify_by_number, ..SHIPPED };
+
+/// A pull is answered with what another connection read from the same number on: its cursor was checked, not this one.
+pub(super) const COALESCED: Rules = Rules { read: read_by_number, ..SHIPPED };
+
+fn by_number(record: Option<&Record>, cursor: Cursor) -> Cursor {
+    let Some(record) = record.filter(|r| r.epoch == cursor.epoch && r.base_seq <= cursor.seq) else { return cursor };
+    record.place((cursor.seq - record.base_seq) as usize).unwrap_or(record.end())
+}
+
+fn read_by_number(record: Option<&Record>, now_us: u64, cursors: &[Cursor]) -> Option<Attached> {
+    let cursors: Vec<Cursor> = cursors.iter().map(|c| by_number(record, *c)).collect();
+    record::read(record, now_us, &cursors)
+}
+
+fn verify_by_number(
+    record: &mut Option<Record>,
+    now_us: u64,
+    registration: &Registration,
+    cursor: Cursor,
+    limits: &Limits,
+) -> Verified {
+    let cursor = by_number(record.as_ref(), cursor);
+    record::verify(record, now_us, registration, cursor, limits)
+}
+
+/// Every position check says that all is well.
+pub(super) const NO_CHECK: Rules = Rules {
+    verify: |record, now_us, registration, cursor, limits| Verified {
+        standing: Standing::Current,
+        ..record::verify(record, now_us, registration, cursor, limits)
+    },
+    ..SHIPPED
+};
+
+/// The last one trimmed is not kept: the cursor on it cannot be compared.
+pub(super) const NO_BASE: Rules = Rules {
+    attach: |record, epoch, now_us, request, limits| {
+        let cursors = request.cursors.iter().map(|c| c.filter(|c| !is_base(record.as_ref(), c))).collect();
+        record::attach(record, epoch, now_us, &AttachRequest { cursors, ..request.clone() }, limits)
+    },
+    ..SHIPPED
+};
+
+fn is_base(record: Option<&Record>, cursor: &Cursor) -> bool {
+    record.is_some_and(|r| r.start() == *cursor)
+}
+
+/// The client hands on whatever comes.
+pub(super) const NO_IDS: Rules = Rules { is_new: |_, _| true, ..SHIPPED };
+
+/// The client drops what it has had only where the gateway says `again`.
+pub(super) const ONLY_AGAIN: Rules = Rules { is_new: |known, again| !known || !again, ..SHIPPED };
+
+/// `hello` names the newest cursor only.
+pub(super) const NEWEST_ONLY: Rules = Rules { names: |kept| kept.iter().take(1).copied().collect(), ..SHIPPED };
+
+/// A retry is stored like any other message.
+pub(super) const NO_SEARCH: Rules = Rules {
+    append: |record, epoch, now_us, first, messages, limits| {
+        let messages: Vec<_> = messages.iter().map(|m| NewMessage { search_us: None, ..m.clone() }).collect();
+        record::append(record, epoch, now_us, first, &messages, limits)
+    },
+    ..SHIPPED
+};
+
+/// The retry mark of a record is not looked at.
+pub(super) const NO_MARK: Rules = Rules {
+    append: |record, epoch, now_us, first, messages, limits| {
+        record::append(record, epoch, now_us, first, messages, &Limits { retry_young_us: 0, ..*limits })
+    },
+    ..SHIPPED
+};
+
+/// A message is compared with what is stored, not with those before it in its batch.
+pub(super) const BATCH_NOT_COMPARED: Rules = Rules { append: batch_not_compared, ..SHIPPED };
+
+fn batch_not_compared(
+    record: &mut Option<Record>,
+    epoch: Epoch,
+    now_us: u64,
+    first: u64,
+    messages: &[NewMessage],
+    limits: &Limits,
+) -> Appended {
+    const OTHER: u64 = 1 << 32;
+    let mut messages = messages.to_vec();
+    for index in 1..messages.len() {
+        if messages[..index].iter().any(|m| m.tag == messages[index].tag) {
+            messages[index].tag.0 += OTHER;
+        }
+    }
+    let mut appended = record::append(record, epoch, now_us, first, &messages, limits);
+    appended.live.iter_mut().for_each(|row| row.stored.tag.0 %= OTHER);
+    record.iter_mut().flat_map(|r| &mut r.entries).for_each(|e| e.tag.0 %= OTHER);
+    appended
+}

@@ -37,6 +37,8 @@ pub struct Connection {
     pub(crate) rate: RateLimiter,
     /// Requests with an id that are not answered yet.
     pub(crate) in_flight: usize,
+    /// Histories among them.
+    pub(crate) histories: usize,
     pub(crate) counts: Counts,
     ping_due: bool,
     /// Since when the client takes less than it gets.
@@ -87,6 +89,7 @@ impl Connection {
             heartbeat: Heartbeat::new(settings.heartbeat_ms, now.at),
             rate: RateLimiter::new(settings.rate, now.at),
             in_flight: 0,
+            histories: 0,
             counts: Counts::default(),
             ping_due: false,
             full_since: None,
@@ -119,6 +122,7 @@ impl Connection {
             Input::Live { record, live } => self.on_live(&record, &live, now),
             Input::Dirty => self.on_doubt(PullCause::Dirty),
             Input::Generation => self.on_generation(),
+            Input::TooMany => self.close(CloseCode::TooManyConnections, "this user has too many connections"),
             Input::Drain { reconnect_ms } => {
                 self.close_with(CloseCode::Draining, "the node is being stopped", reconnect_ms)
             }
@@ -293,6 +297,10 @@ impl Connection {
     }
 
     fn on_live(&mut self, record: &Text, live: &Live, now: Now) {
+        if let Phase::Attaching(attaching) = &mut self.phase {
+            // Stored right behind the attach, or before it: the first page may not have it.
+            attaching.dirty |= matches!(live, Live::Entry(_));
+        }
         let Phase::Open(session) = &mut self.phase else { return };
         let device = session.device.clone();
         let Some(stream) = session.by_record(record) else { return };
@@ -332,7 +340,10 @@ impl Connection {
         }
     }
 
-    fn on_doubt(&mut self, cause: PullCause) {
+    pub(crate) fn on_doubt(&mut self, cause: PullCause) {
+        if let Phase::Attaching(attaching) = &mut self.phase {
+            attaching.dirty = true;
+        }
         let Phase::Open(session) = &mut self.phase else { return };
         for stream in &mut session.streams {
             if stream.consumer.on_doubt() == Step::Pull {
@@ -358,9 +369,17 @@ impl Connection {
         let device = session.device.clone();
         let Some(stream) = session.by_address(of) else { return };
         stream.is_asking = false;
+        let was_attach = std::mem::take(&mut stream.is_attaching);
         match result {
-            Ok(Some(attached)) => self.on_page(of, &attached, device.as_ref(), now),
+            Ok(Some(attached)) => {
+                if was_attach {
+                    stream.routed = attached.routed;
+                }
+                self.on_page(of, &attached, device.as_ref(), now);
+            }
             answer => {
+                // What was not registered has still to be.
+                stream.reattach |= was_attach;
                 // No record: attach begins one, and says `reset`. Nobody to ask: asked again soon.
                 stream.reattach |= answer.is_ok();
                 stream.consumer.on_failed();
@@ -441,7 +460,8 @@ fn pull(
     stream.retry_at = None;
     counts.pulls[PullCause::ALL.iter().position(|c| *c == cause).unwrap_or(0)] += 1;
     let cursor = stream.consumer.cursor();
-    let request = if std::mem::take(&mut stream.reattach) {
+    stream.is_attaching = std::mem::take(&mut stream.reattach);
+    let request = if stream.is_attaching {
         let device = device.cloned();
         let from = protocol::client::From::Oldest;
         Request::Attach(Attach { of: stream.of.clone(), device, cursors: vec![Some(cursor)], from })

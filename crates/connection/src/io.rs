@@ -96,6 +96,8 @@ pub enum Input {
     Dirty,
     /// A new generation began: register again, and check the cursor.
     Generation,
+    /// The user has as many connections here as are allowed.
+    TooMany,
     /// The node is being stopped.
     Drain {
         reconnect_ms: u64,

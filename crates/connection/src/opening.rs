@@ -7,7 +7,7 @@ use protocol::client::{ClientFrame, FrameError, From, Hello, ServerFrame, Status
 use protocol::{Address, CloseCode, Cursor, DeviceId, ErrorCode, Millis, UserId};
 
 use crate::connection::{Connection, Phase, Session, count_reset};
-use crate::io::{Attach, Credential, Identity, Now, Opening, Refused, Request, Unavailable};
+use crate::io::{Attach, Credential, Identity, Now, Opening, PullCause, Refused, Request, Unavailable};
 use crate::stream::Stream;
 
 /// Frames that came in one batch with `hello`: they wait for `welcome`.
@@ -37,6 +37,8 @@ pub(crate) struct Attaching {
     foreign: Vec<Address>,
     /// The generation ended meanwhile: ask the next one.
     pub(crate) again: bool,
+    /// A live message came meanwhile: one more pull behind the first page.
+    pub(crate) dirty: bool,
 }
 
 impl Connection {
@@ -129,7 +131,8 @@ impl Connection {
         }
         let attach = Attach { of: own, device: device.clone(), cursors, from };
         self.request(Request::Attach(attach.clone()));
-        let attaching = Attaching { user: identity.user, device, attach, deferred, foreign, again: false };
+        let attaching =
+            Attaching { user: identity.user, device, attach, deferred, foreign, again: false, dirty: false };
         self.phase = Phase::Attaching(Box::new(attaching));
     }
 
@@ -147,7 +150,7 @@ impl Connection {
         let Ok(Some(attached)) = result else {
             return self.close(CloseCode::BackplaneUnavailable, "the backplane cannot be reached");
         };
-        let Attaching { user, device, attach, deferred, foreign, .. } = *state;
+        let Attaching { user, device, attach, deferred, foreign, dirty, .. } = *state;
         let period = self.settings.position_check_ms;
         // The first check comes at a moment of this connection's own, so that a fleet's checks are spread.
         let mut stream = Stream::new(attach.of.clone(), now.at.plus(period / 2 + self.id.0 % (period / 2).max(1)));
@@ -163,6 +166,9 @@ impl Connection {
             self.answer_error(None, ErrorCode::Forbidden, &format!("`cursors`: {of} is not yours to read"), None);
         }
         self.take_page(&attach.of, &attached, device.as_ref(), now);
+        if dirty {
+            self.on_doubt(PullCause::Dirty);
+        }
         self.on_frames(deferred, now);
     }
 

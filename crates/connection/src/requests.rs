@@ -8,6 +8,8 @@ use crate::connection::{Connection, Phase};
 use crate::io::{HistoryFault, Listing, Message, Now, Request, SendFault};
 use crate::rate::Verdict;
 
+/// Histories in flight: each may be 256 KiB, and more in the other encoding.
+const HISTORIES_MAX: usize = 2;
 /// When to send again what found a full queue.
 const OVERLOADED_RETRY_MS: u64 = 200;
 /// When to ask again what found nobody.
@@ -99,8 +101,10 @@ impl Connection {
         };
         // Without a device there is nobody to keep it for; one that was handed on already says nothing new.
         if has_device && stream.acked != Some(cursor) {
+            // The last wins, but none goes back: tabs of one device may acknowledge out of order.
+            let held = stream.ack.filter(|(held, _)| held.epoch == cursor.epoch && held.seq >= cursor.seq);
             let due = stream.ack.map_or(due, |(_, first)| first);
-            stream.ack = Some((cursor, due));
+            stream.ack = Some((held.map_or(cursor, |(held, _)| held), due));
         }
     }
 
@@ -110,13 +114,20 @@ impl Connection {
             let message = format!("`of`: {of} is not yours to read");
             return self.answer_error(Some(&id), ErrorCode::Forbidden, &message, None);
         }
+        // A history may be large: as many as are asked for at once would be more than any queue.
+        if self.histories >= HISTORIES_MAX || self.outbox.is_full() {
+            let message = "a history of this connection is on its way already";
+            return self.answer_error(Some(&id), ErrorCode::Overloaded, message, Some(OVERLOADED_RETRY_MS));
+        }
         if self.begin_request(&id) {
+            self.histories += 1;
             self.request(Request::History { id, of, before, limit });
         }
     }
 
     pub(crate) fn on_history(&mut self, id: &MessageId, result: Result<Listing, HistoryFault>) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.histories = self.histories.saturating_sub(1);
         match result {
             Ok(Listing { entries, more }) => {
                 self.outbox.push(&ServerFrame::History(HistoryFrame { id: id.as_str(), messages: &entries, more }));

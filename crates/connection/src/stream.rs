@@ -16,6 +16,8 @@ pub(crate) struct Stream {
     pub(crate) consumer: Consumer,
     /// A read or an attach is in flight: there is never more than one.
     pub(crate) is_asking: bool,
+    /// The one in flight is an attach.
+    pub(crate) is_attaching: bool,
     /// The next pull has to register as well.
     pub(crate) reattach: bool,
     /// The location is written: live messages come.
@@ -40,6 +42,7 @@ impl Stream {
             record,
             consumer: Consumer::attaching(Cursor::default()),
             is_asking: true,
+            is_attaching: false,
             reattach: false,
             routed: true,
             again_to: 0,

@@ -34,6 +34,8 @@ enum State {
     Pulling { again: bool },
     /// The connection cannot take more; the inbox is its buffer.
     Paused,
+    /// The same while a read is in flight: its page is taken, and no second read may begin before.
+    PausedPulling,
 }
 
 /// Places delivered in a row whose repeat is nothing to wonder about.
@@ -60,7 +62,7 @@ impl Consumer {
     }
 
     pub fn is_paused(&self) -> bool {
-        self.state == State::Paused
+        matches!(self.state, State::Paused | State::PausedPulling)
     }
 
     /// Takes an entry that was published while this connection was registered on this node.
@@ -70,7 +72,7 @@ impl Consumer {
                 *again = true;
                 return Step::Ignore;
             }
-            State::Paused => return Step::Ignore,
+            State::Paused | State::PausedPulling => return Step::Ignore,
             State::Live => {}
         }
         // The link names the entry before by its stamp, so neither a gap nor a reused number can pass for "the next one".
@@ -91,7 +93,7 @@ impl Consumer {
                 *again = true;
                 Step::Ignore
             }
-            State::Paused => Step::Ignore,
+            State::Paused | State::PausedPulling => Step::Ignore,
             State::Live => self.pull(),
         }
     }
@@ -106,7 +108,7 @@ impl Consumer {
         more: bool,
     ) -> Step {
         let again = matches!(self.state, State::Pulling { again: true });
-        let paused = self.state == State::Paused;
+        let paused = self.is_paused();
         if start != self.cursor {
             self.cursor = start;
             self.recent = None;
@@ -114,6 +116,7 @@ impl Consumer {
         places.into_iter().for_each(|at| self.advance(at));
         self.cursor = end;
         if paused {
+            self.state = State::Paused;
             return Step::Ignore;
         }
         self.state = State::Live;
@@ -122,19 +125,28 @@ impl Consumer {
 
     /// The pull could not be answered: the caller asks again later, and until then nothing is skipped.
     pub fn on_failed(&mut self) {
-        if self.state != State::Paused {
-            self.state = State::Live;
-        }
+        self.state = if self.is_paused() { State::Paused } else { State::Live };
     }
 
     /// The connection cannot take more.
     pub fn pause(&mut self) {
-        self.state = State::Paused;
+        self.state = match self.state {
+            State::Live | State::Paused => State::Paused,
+            State::Pulling { .. } | State::PausedPulling => State::PausedPulling,
+        };
     }
 
     /// It can again: what came meanwhile is read from the inbox.
     pub fn resume(&mut self) -> Step {
-        if self.state == State::Paused { self.pull() } else { Step::Ignore }
+        match self.state {
+            State::Paused => self.pull(),
+            State::PausedPulling => {
+                // The read in flight is the first; what came meanwhile is read behind it.
+                self.state = State::Pulling { again: true };
+                Step::Ignore
+            }
+            State::Live | State::Pulling { .. } => Step::Ignore,
+        }
     }
 
     fn pull(&mut self) -> Step {
@@ -245,6 +257,20 @@ mod tests {
         assert_eq!(consumer.on_doubt(), Step::Ignore);
         assert_eq!(consumer.resume(), Step::Pull);
         assert_eq!(consumer.on_page(at(7), [at(8)], at(8), false), Step::Ignore);
+        assert_eq!(live(&mut consumer, 9), Step::Deliver);
+    }
+
+    /// A pause in the middle of a pull, and its end before the answer: a second pull from the same cursor delivered its page
+    /// twice, and moved the cursor back.
+    #[test]
+    fn a_pause_during_a_pull_begins_no_second_one() {
+        let mut consumer = consumer_at(7);
+        assert_eq!(consumer.on_doubt(), Step::Pull);
+        consumer.pause();
+        assert_eq!(live(&mut consumer, 8), Step::Ignore);
+        assert_eq!(consumer.resume(), Step::Ignore, "one is in flight");
+        assert_eq!(consumer.on_page(at(7), [at(8)], at(8), false), Step::Pull, "and one more is due behind it");
+        assert_eq!(consumer.on_page(at(8), [], at(8), false), Step::Ignore);
         assert_eq!(live(&mut consumer, 9), Step::Deliver);
     }
 

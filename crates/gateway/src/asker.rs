@@ -25,6 +25,8 @@ const ATTACH_MAX: usize = 32;
 const SMALL_MAX: usize = 256;
 /// Reads in flight at once: 64 pages of 64 KiB.
 const READS_MAX: usize = 64;
+/// Histories in flight at once, of 256 KiB; apart from the reads, which are somebody's delivery.
+const HISTORIES_MAX: usize = 16;
 
 /// An attach or a verify, and who asked.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub(crate) struct Asker {
     ack: mpsc::Sender<(Text, DeviceId, Cursor)>,
     detach: mpsc::Sender<DetachRequest>,
     reads: Arc<Semaphore>,
+    histories: Arc<Semaphore>,
     current: Arc<Current>,
 }
 
@@ -60,9 +63,9 @@ impl Asker {
         let (verify, verify_queue) = mpsc::channel(QUEUE_MAX);
         let (ack, ack_queue) = mpsc::channel(QUEUE_MAX);
         let (detach, detach_queue) = mpsc::channel(QUEUE_MAX);
-        let reads = Arc::new(Semaphore::new(READS_MAX));
+        let (reads, histories) = (Arc::new(Semaphore::new(READS_MAX)), Arc::new(Semaphore::new(HISTORIES_MAX)));
         let queues = Queues { attach: attach_queue, verify: verify_queue, ack: ack_queue, detach: detach_queue };
-        (Self { attach, verify, ack, detach, reads, current }, queues)
+        (Self { attach, verify, ack, detach, reads, histories, current }, queues)
     }
 
     pub(crate) fn attach(&self, asked: Asked<AttachRequest>) {
@@ -103,9 +106,9 @@ impl Asker {
     }
 
     pub(crate) fn history(&self, id: MessageId, request: HistoryRequest, mailbox: Mailbox) {
-        let (current, reads) = (self.current.clone(), self.reads.clone());
+        let (current, permits) = (self.current.clone(), self.histories.clone());
         tokio::spawn(async move {
-            let _permit = reads.acquire().await;
+            let _permit = permits.acquire().await;
             let result = match current.soon().await {
                 Some(commands) => commands.history(&request).await,
                 None => Err(BackplaneError::NotRun(String::new()).into()),
@@ -167,7 +170,14 @@ async fn drain<T, F: Future<Output = ()>>(
 }
 
 async fn run_attach(current: &Current, asker: &Asker, registry: &Registry, list: Vec<Asked<AttachRequest>>) {
-    let (requests, who): (Vec<_>, Vec<_>) = list.into_iter().map(|a| (a.request, (a.of, a.mailbox))).unzip();
+    // A connection that ended while it waited here has been detached already: asking now would leave a ghost.
+    let is_here =
+        |a: &Asked<AttachRequest>| registry.contains(&a.request.of, a.request.request.registration.connection);
+    let here = list.into_iter().filter(is_here);
+    let (requests, who): (Vec<_>, Vec<_>) = here.map(|a| (a.request, (a.of, a.mailbox))).unzip();
+    if requests.is_empty() {
+        return;
+    }
     let answers =
         ask(current, requests.len(), |commands| async move { commands.attach(&requests).await.map(|a| (a, requests)) });
     let Some((answers, requests)) = answers.await else {

@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use connection::{Rate, Settings};
 
 pub use check::Facts;
+pub(crate) use origins::is_this_machine;
 pub use origins::{Origin, Origins};
 pub use raw::{RawConfig, SETTINGS, Setting, Show, Source, Written};
 pub use secret::Secret;

@@ -28,13 +28,6 @@ pub use socket::{close, close_code};
 /// Inputs that are taken before the socket is flushed and others have their turn.
 const INPUTS_PER_TURN: usize = 64;
 
-/// What one connection was, for the line that is logged at its end.
-#[derive(Clone, Copy, Debug)]
-struct Summary {
-    code: Option<CloseCode>,
-    counts: Counts,
-}
-
 struct Driver {
     node: Arc<Node>,
     connection: Connection,
@@ -44,6 +37,7 @@ struct Driver {
     counts: Counts,
     queued_bytes: usize,
     close: Option<Option<CloseCode>>,
+    has_left: bool,
     /// One timer for all deadlines. It is moved only forward in time: one that fires too early costs a look.
     sleep: Pin<Box<Sleep>>,
     armed: Millis,
@@ -77,6 +71,7 @@ impl Driver {
             counts: Counts::default(),
             queued_bytes: 0,
             close: None,
+            has_left: false,
             sleep: Box::pin(tokio::time::sleep_until(node.clock.instant(started))),
             armed: started,
             connection: Connection::new(node.settings.clone(), id, opening, node.now()),
@@ -96,7 +91,10 @@ impl Driver {
                 Poll::Ready(input) => self.connection.handle(input, self.node.now()),
                 Poll::Pending => {
                     // Everything was taken: now what came of it goes out, as one write.
+                    let was_reading = self.connection.wants_input();
                     match self.wire.poll_write(cx, &mut self.connection) {
+                        // The queue has room again: the socket has to be asked, or nobody wakes this task for it.
+                        Ok(()) if !was_reading && self.connection.wants_input() => continue,
                         Ok(()) => {}
                         Err(input) => {
                             self.connection.handle(input, self.node.now());
@@ -182,28 +180,42 @@ impl Driver {
     }
 
     async fn finish(mut self, code: Option<CloseCode>, peer: SocketAddr, started: Millis) {
-        self.desk.leave(&self.node);
+        self.leave();
         match code {
             Some(code) => self.wire.close(code, &mut self.connection).await,
             None => self.wire.answer_close().await,
         }
         self.book();
-        let metrics = &self.node.metrics;
-        metrics.connections.decrement(1.0);
-        self.node.open.fetch_sub(1, Ordering::Relaxed);
-        metrics.connections_closed.of(crate::metrics::Closed(code)).increment(1);
-        let summary = Summary { code, counts: self.counts };
+        self.node.metrics.connections_closed.of(crate::metrics::Closed(code)).increment(1);
         let open_ms = self.node.clock.now().since(started);
         tracing::debug!(
             connection = %self.connection.id(),
             %peer,
             open_ms,
-            code = summary.code.map_or(0, CloseCode::number),
-            frames_in = summary.counts.frames_in,
-            delivered = summary.counts.delivered_durable + summary.counts.delivered_ephemeral,
-            dropped = summary.counts.dropped_ephemeral,
+            code = code.map_or(0, CloseCode::number),
+            frames_in = self.counts.frames_in,
+            delivered = self.counts.delivered_durable + self.counts.delivered_ephemeral,
+            dropped = self.counts.dropped_ephemeral,
             "connection closed"
         );
+    }
+
+    /// Nobody finds this connection any more.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.desk.leave(&self.node);
+            self.node.metrics.connections.decrement(1.0);
+        }
+    }
+}
+
+/// However a connection ends, by a panic too: no location, no gauge and no count of it stays.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.leave();
+        #[allow(clippy::cast_precision_loss, reason = "bytes of one connection's queue are far below 2^52")]
+        self.node.metrics.queue_bytes.decrement(self.queued_bytes as f64);
+        self.node.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -129,12 +129,14 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     };
     let workers = Arc::new(workers);
     let door: Arc<dyn Door> = node.clone();
-    let http = Arc::new(Http::new(door, HttpSettings::new(&config), stop.clone()));
+    let http = Arc::new(Http::new(door.clone(), HttpSettings::new(&config), stop.clone()));
+    // Back ends are answered to the end: unready, and `unavailable`.
+    let internal_http = Arc::new(Http::new(door, HttpSettings::new(&config), stop_backplane.clone()));
     let refused = node.metrics.upgrades_refused.of(crate::metrics::UpgradeRefusal::TooMany).clone();
-    let (serve, on) = (http.clone(), workers.clone());
+    let (serve, on) = (http, workers.clone());
     let clients = move |arrival| drop(on.pick().spawn(serve.clone().serve_client(arrival)));
     tasks.spawn(accept::run(client_listener, accept::PENDING_MAX, refused.clone(), stop.clone(), clients));
-    let internal = move |arrival| drop(tokio::spawn(http.clone().serve_internal(arrival)));
+    let internal = move |arrival| drop(tokio::spawn(internal_http.clone().serve_internal(arrival)));
     tasks.spawn(accept::run(internal_listener, accept::PENDING_MAX, refused, stop_backplane.clone(), internal));
 
     tracing::info!(node = %node.id, listen = %addresses.listen, internal = %addresses.internal, "listening");

@@ -26,6 +26,9 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// masters' clocks as long as it has not been measured.
 const SEARCH_MARGIN_MS: u64 = 5_000 + 60_000;
 
+/// After so many command timeouts, twice its deadline, a batch that is only ever answered with faults is given up.
+const GIVE_UP_TIMEOUTS: u64 = 4;
+
 /// How often a lane that cannot ask looks after what waits behind.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -79,6 +82,7 @@ pub(crate) enum Reply {
 struct LaneQueue {
     batcher: Mutex<Batcher<Outgoing>>,
     wake: Notify,
+    is_stopped: Mutex<bool>,
 }
 
 /// The lanes of one node.
@@ -112,7 +116,11 @@ impl Publisher {
         (append_seconds, batch_size): (Histogram, Histogram),
     ) -> Self {
         let count = topology.lanes().count();
-        let queue = || LaneQueue { batcher: Mutex::new(Batcher::new(QUEUE_BYTES_MAX / count)), wake: Notify::new() };
+        let queue = || LaneQueue {
+            batcher: Mutex::new(Batcher::new(QUEUE_BYTES_MAX / count)),
+            wake: Notify::new(),
+            is_stopped: Mutex::default(),
+        };
         let lanes = topology.lanes().map(|_| queue()).collect();
         Self { topology, lanes, current, keeper, clock, timeout, append_seconds, batch_size }
     }
@@ -124,7 +132,12 @@ impl Publisher {
         }
         let queue = &self.lanes[usize::from(self.topology.lane(&outgoing.record).0)];
         let bytes = outgoing.message.envelope.len() + 256;
+        let is_stopped = queue.is_stopped.lock();
+        if *is_stopped {
+            return tell(outgoing, Err(unavailable("the node is being stopped")));
+        }
         let pushed = queue.batcher.lock().push(outgoing, bytes, self.clock.now());
+        drop(is_stopped);
         match pushed {
             Ok(()) => queue.wake.notify_one(),
             Err(Full(outgoing)) => tell(outgoing, Err(overloaded())),
@@ -143,7 +156,11 @@ impl Publisher {
                 continue;
             }
             if stop.run_until_cancelled(queue.wake.notified()).await.is_none() {
-                return;
+                // What comes from now on is answered by `submit`; what came before is still asked.
+                if std::mem::replace(&mut *queue.is_stopped.lock(), true) {
+                    return;
+                }
+                queue.wake.notify_one();
             }
         }
     }
@@ -181,10 +198,19 @@ impl Publisher {
                     if unanswered {
                         // `unavailable` says that nothing was stored: only where no asking can have run.
                         let is_sure = !may_have_run || outcome == Outcome::Stale;
-                        let fault = if is_sure { unavailable(&why) } else { unknown() };
+                        let fault = if is_sure { unavailable("the backplane did not take it") } else { unknown() };
                         waiting.iter_mut().for_each(|w| tell_waiting(w, Err(fault.clone())));
                         tracing::warn!(lane = lane.0, why, "a batch was not stored");
                     }
+                    break;
+                }
+                Next::Ask
+                    if commands.is_some() && self.clock.now().since(started) > GIVE_UP_TIMEOUTS * self.timeout_ms() =>
+                {
+                    // Its deadline is long past: it did not run since, and never will. What answers like this is not down,
+                    // it is broken, and asking it for ever would stop the lane.
+                    waiting.iter_mut().for_each(|w| tell_waiting(w, Err(unknown())));
+                    tracing::error!(lane = lane.0, why, "a batch was given up");
                     break;
                 }
                 Next::Ask => {
@@ -198,7 +224,7 @@ impl Publisher {
 
     /// Waits for somebody to ask, and meanwhile tells those who have waited long enough.
     async fn wait_for_next(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) -> Option<backplane::Commands> {
-        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = self.timeout_ms();
         let queue = &self.lanes[usize::from(lane.0)];
         // At least one tick between two askings, so that a backplane that fails at once is not hammered.
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -211,6 +237,10 @@ impl Publisher {
         let expired = queue.batcher.lock().expire(now, timeout_ms);
         expired.into_iter().for_each(|o| tell(o, Err(unavailable("the backplane does not answer"))));
         commands
+    }
+
+    fn timeout_ms(&self) -> u64 {
+        u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn build(&self, lane: Lane, number: BatchNumber, items: Vec<Outgoing>, deadline_us: u64) -> (Batch, Vec<Waiting>) {
@@ -229,7 +259,11 @@ impl Publisher {
 }
 
 fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer) {
-    let result = answer.get(waiting.slot).map_err(unavailable);
+    let result = answer.get(waiting.slot).map_err(|why| {
+        // For operators: a sender can do nothing with what Redis says of a key.
+        tracing::warn!(why, "the backplane refused the messages of an address");
+        unavailable("the backplane refused it")
+    });
     tell_waiting(waiting, result);
 }
 

@@ -10,6 +10,10 @@ use protocol::{ConnectionId, Live, Text};
 
 use crate::mailbox::{Mailbox, Offer};
 
+/// Connections of one user on one node. Every attach and verify of an address carries all its locations, so their number
+/// is what one user can cost everybody: with 6,000 Redis stood still for seconds.
+const RECORD_CONNECTIONS_MAX: usize = 128;
+
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     by_record: DashMap<Text, Vec<(ConnectionId, Mailbox)>>,
@@ -43,12 +47,18 @@ impl Registry {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Live messages of this record go to this connection from now on.
-    pub(crate) fn insert(&self, record: &Text, id: ConnectionId, mailbox: &Mailbox) {
+    /// Live messages of this record go to this connection from now on. False: it has as many here as are allowed.
+    #[must_use]
+    pub(crate) fn insert(&self, record: &Text, id: ConnectionId, mailbox: &Mailbox) -> bool {
         let mut there = self.by_record.entry(record.clone()).or_default();
-        if !there.iter().any(|(other, _)| *other == id) {
-            there.push((id, mailbox.clone()));
+        if there.iter().any(|(other, _)| *other == id) {
+            return true;
         }
+        if there.len() >= RECORD_CONNECTIONS_MAX {
+            return false;
+        }
+        there.push((id, mailbox.clone()));
+        true
     }
 
     /// True while the connection is entered for the record.
@@ -110,14 +120,23 @@ mod tests {
         let (record, other) = (Text::from("user:b"), Text::from("user:c"));
         let (first, _first) = mailbox();
         let (second, _second) = mailbox();
-        registry.insert(&record, ConnectionId(1), &first);
-        registry.insert(&record, ConnectionId(1), &first);
-        registry.insert(&record, ConnectionId(2), &second);
+        assert!(registry.insert(&record, ConnectionId(1), &first));
+        assert!(registry.insert(&record, ConnectionId(1), &first));
+        assert!(registry.insert(&record, ConnectionId(2), &second));
         assert_eq!(registry.deliver(&record, &live()).taken, 2);
         assert_eq!(registry.deliver(&other, &live()), Delivered::default());
         registry.remove(&record, ConnectionId(1));
         assert!(!registry.contains(&record, ConnectionId(1)) && registry.contains(&record, ConnectionId(2)));
         registry.remove(&record, ConnectionId(2));
         assert!(registry.by_record.is_empty());
+    }
+
+    #[test]
+    fn one_user_has_so_many_connections_and_no_more() {
+        let (registry, record) = (Registry::default(), Text::from("user:b"));
+        let (mailbox, _receiver) = mailbox();
+        let taken = (0..1_000).filter(|&n| registry.insert(&record, ConnectionId(n), &mailbox)).count();
+        assert_eq!(taken, RECORD_CONNECTIONS_MAX);
+        assert!(registry.insert(&Text::from("user:c"), ConnectionId(2_000), &mailbox), "others are not concerned");
     }
 }

@@ -161,6 +161,12 @@ impl Stored {
         out
     }
 
+    /// The stamp of an entry of any version: it always stands behind the tag. Bytes that end before it have none.
+    pub fn stamp_of(bytes: &[u8]) -> Stamp {
+        let raw = bytes.get(9..17).and_then(|raw| raw.try_into().ok()).unwrap_or_default();
+        Stamp(u64::from_be_bytes(raw))
+    }
+
     /// # Errors
     /// [`NodeError`] for a version from the future and for bytes that end early.
     pub fn decode(bytes: &Bytes) -> Result<Self, NodeError> {
@@ -232,13 +238,10 @@ impl Page {
         let mut page = Self { entries: Vec::with_capacity(rows.len()), end: start, more };
         for row in rows {
             let link = page.end.stamp;
-            let Ok(stored) = Stored::decode(row) else {
-                page.end.seq += 1;
-                continue;
-            };
-            page.end = Cursor { epoch: start.epoch, seq: page.end.seq + 1, stamp: stored.stamp };
-            if let Ok(envelope) = Envelope::decode(&stored.envelope) {
-                page.entries.push(Entry { cursor: page.end, link, tag: stored.tag, envelope: Arc::new(envelope) });
+            page.end = Cursor { epoch: start.epoch, seq: page.end.seq + 1, stamp: Stored::stamp_of(row) };
+            let stored = Stored::decode(row).and_then(|s| Envelope::decode(&s.envelope).map(|e| (s.tag, e)));
+            if let Ok((tag, envelope)) = stored {
+                page.entries.push(Entry { cursor: page.end, link, tag, envelope: Arc::new(envelope) });
             }
         }
         page
@@ -419,6 +422,18 @@ mod tests {
     fn a_form_from_the_future_is_named_as_such() {
         assert_eq!(Bundle::decode(&Bytes::from_static(b"\x09")), Err(NodeError::Version(9)));
         assert_eq!(Stored::decode(&Bytes::from_static(b"\x07")), Err(NodeError::Version(7)));
+    }
+
+    /// Its stamp was taken from the entry before: a cursor on it looked like a fork for ever.
+    #[test]
+    fn an_entry_of_a_future_version_is_stepped_over_with_its_own_stamp() {
+        let known = Stored { tag: Tag(1), stamp: Stamp(5), mseq: None, envelope: envelope().encode().into() };
+        let mut future = Stored { stamp: Stamp(6), ..known.clone() }.encode();
+        future[0] = 9;
+        let start = Cursor { epoch: Epoch([1; 8]), seq: 3, stamp: Stamp(4) };
+        let page = Page::decode(start, &[known.encode().into(), future.into()], false);
+        assert_eq!(page.entries.len(), 1);
+        assert_eq!(page.end, Cursor { seq: 5, stamp: Stamp(6), ..start });
     }
 
     #[test]

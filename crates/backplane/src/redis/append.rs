@@ -45,7 +45,7 @@ pub(super) fn call(settings: &RedisSettings, batch: &Batch) -> (Vec<String>, Vec
 /// Reads the reply; also what Redis' clock said.
 pub(super) fn answer(batch: &Batch, mut reply: Bytes) -> Result<(BatchResult, Option<u64>), BackplaneError> {
     match reply.try_get_u8() {
-        Ok(b'S') => return Ok((BatchResult::Stale, None)),
+        Ok(b'S') => return Ok((BatchResult::Stale, reply.try_get_u64().ok())),
         Ok(b'R') => {}
         _ => return Err(odd()),
     }

@@ -243,3 +243,23 @@ async fn a_frozen_redis_is_given_up_in_time() {
     let asked = tokio::time::timeout(WITHIN, ask(&redis.url(), Duration::from_millis(300), now_us)).await.unwrap();
     assert!(matches!(asked, Err(AskError::Unreachable(_))), "{asked:?}");
 }
+
+#[tokio::test]
+async fn a_far_redis_is_measured() {
+    let redis = Redis::start().unwrap();
+    let proxy = testkit::Proxy::start(redis.address()).await.unwrap();
+    proxy.delay(Duration::from_millis(10));
+    let facts = ask(&format!("redis://{}", proxy.address()), WITHIN, now_us).await.unwrap();
+    let found = examine(&facts);
+    assert!(found.iter().any(|f| f.severity == Risk && f.what.contains("a round trip takes")), "{found:?}");
+    let near = ask(&redis.url(), WITHIN, now_us).await.unwrap();
+    assert!(fine(&near).iter().any(|text| text.contains(" ms away")), "{near:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_sentinels_the_master_is_examined() {
+    let sentinel = tokio::task::spawn_blocking(testkit::Sentinel::start).await.unwrap().unwrap();
+    let facts = ask(&sentinel.url(), WITHIN, now_us).await.unwrap();
+    assert!(fine(&facts).iter().any(|text| text == "a master"), "{facts:?}");
+    assert!(examine(&facts).iter().all(|f| f.severity != Loses), "{facts:?}");
+}

@@ -77,6 +77,20 @@ async fn a_batch_past_its_deadline_does_nothing_but_a_stored_answer_is_given() {
     assert_eq!(again.groups, answer(first).groups);
 }
 
+/// A clock that was stepped made every later batch stale, for ever: nothing but an answered append set it right.
+#[tokio::test]
+async fn a_stale_answer_sets_the_clock_right() {
+    let (_redis, generation) = start().await;
+    let real = generation.commands.now_us();
+    // What a step of Redis' clock looks like from here: the deadline that was reckoned lies in its past.
+    let late = batch("user:b", Some(1), real - 60_000_000, &[message("m1")]);
+    assert_eq!(generation.commands.append(&late).await.unwrap(), BatchResult::Stale);
+    let drift = generation.commands.now_us().abs_diff(real);
+    assert!(drift < 2_000_000, "the clock is Redis' own again: {drift} us off");
+    let next = batch("user:b", Some(2), generation.commands.now_us() + 3_000_000, &[message("m1")]);
+    assert_eq!(stored(generation.commands.append(&next).await.unwrap()).len(), 1);
+}
+
 /// Two passes, and the whole work on one address inside one pcall: one bad key stored half a batch twice before.
 #[tokio::test]
 async fn a_bad_key_is_an_error_for_its_own_messages_only() {

@@ -21,7 +21,6 @@ fn a_hello_is_answered_by_welcome_the_replay_and_then_live_messages() {
     bob.let_in();
     let Request::Attach(attach) = bob.asked() else { panic!() };
     assert_eq!(attach.cursors, [Some(at(2))]);
-    bob.live(5);
     bob.give(Ok(Some(page(Start::Resumed, 2, 4, 4))));
     let frames = bob.get();
     assert_eq!(frames[0]["streams"][0]["status"], "resumed");
@@ -314,6 +313,74 @@ fn a_quiet_stream_checks_its_place_and_reads_what_it_missed() {
     assert!(matches!(asked, Some(Request::Verify { cursor, .. }) if cursor == at(7)));
     bob.input(Input::Verified { of: own(), result: Ok(Standing::Behind) });
     assert!(matches!(bob.asked(), Request::Read { .. }));
+}
+
+/// One pull at a time, whatever pauses: two of them delivered a page twice and moved the cursor back.
+#[test]
+fn a_pause_while_a_pull_is_in_flight_begins_no_second_one() {
+    let mut bob = Harness::open(Settings { queue_bytes: 600, ..settings() }, 0);
+    bob.live(2);
+    let Request::Read { after, .. } = bob.asked() else { panic!() };
+    assert_eq!(after, [at(0)]);
+    (0..10).for_each(|n| bob.say(&json!({"type": "ping", "id": "x".repeat(100 + n)}).to_string()));
+    assert!(!bob.connection.wants_input(), "its answers fill the queue");
+    bob.live(3);
+    bob.get();
+    assert!(bob.asked_nothing(), "the first pull is still in flight");
+    bob.give(Ok(Some(page(Start::Resumed, 0, 3, 3))));
+    assert_eq!(bob.ids(), ["m1", "m2", "m3"]);
+    let Request::Read { after, .. } = bob.asked() else { panic!("what came meanwhile") };
+    assert_eq!(after, [at(3)]);
+}
+
+/// A message stored between the attach and its answer waited for the position check: half a minute.
+#[test]
+fn a_live_message_during_the_opening_is_read_right_behind_the_first_page() {
+    let mut bob = Harness::new(settings());
+    bob.say(r#"{"type":"hello"}"#);
+    bob.let_in();
+    bob.asked();
+    bob.live(1);
+    bob.give(Ok(Some(page(Start::New, 0, 0, 0))));
+    let Request::Read { after, .. } = bob.asked() else { panic!() };
+    assert_eq!(after, [at(0)]);
+}
+
+#[test]
+fn a_registration_that_failed_is_tried_again_as_one() {
+    let mut bob = Harness::open(settings(), 7);
+    bob.input(Input::Generation);
+    assert!(matches!(bob.asked(), Request::Attach(_)));
+    bob.give(Err(Unavailable));
+    bob.pass(500);
+    assert!(matches!(bob.asked(), Request::Attach(_)), "a read would leave it without a location");
+}
+
+#[test]
+fn an_older_ack_does_not_replace_a_newer_one() {
+    let mut bob = Harness::open(settings(), 9);
+    for seq in [9, 3] {
+        bob.say(&json!({"type": "ack", "of": "user:bob", "cursor": at(seq).to_text()}).to_string());
+    }
+    bob.pass(1_000);
+    assert!(matches!(bob.asked(), Request::Ack { cursor, .. } if cursor == at(9)));
+}
+
+/// Two hundred histories in one frame cost the node 280 MB.
+#[test]
+fn only_two_histories_are_on_their_way_and_the_others_are_told() {
+    let mut bob = Harness::open(settings(), 9);
+    let many: Vec<_> = (0..10).map(|n| json!({"type": "history", "id": n.to_string(), "of": "user:bob"})).collect();
+    bob.say(&serde_json::Value::from(many).to_string());
+    assert!(matches!((bob.asked(), bob.asked()), (Request::History { .. }, Request::History { .. })));
+    assert!(bob.asked_nothing());
+    let refused = bob.get();
+    assert_eq!(refused.len(), 8);
+    assert!(refused.iter().all(|f| f["code"] == "overloaded"));
+    let id = MessageId::parse("0").unwrap();
+    bob.input(Input::History { id, result: Ok(Listing { entries: Vec::new(), more: false }) });
+    bob.say(r#"{"type":"history","id":"again","of":"user:bob"}"#);
+    assert!(matches!(bob.asked(), Request::History { .. }));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Every interleaving at small scope. The models call the shipped functions through [`rules::Rules`]; a mutant replaces
 //! one of them, and the checker has to notice.
 
+mod attach;
 mod check;
 mod client;
 mod inbox;
+mod lane;
 mod link;
 mod mutants;
 mod rules;

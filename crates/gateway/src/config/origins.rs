@@ -72,6 +72,22 @@ impl Origins {
     }
 }
 
+/// True if a `Host` header names this machine itself: `localhost`, or a loopback address. A page whose own name has been
+/// pointed at 127.0.0.1 says another, and so is found out where nothing else is asked for.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let Some(name) = without_port(host) else { return false };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn without_port(host: &str) -> Option<&str> {
+    let after_host = host.rfind(']').map_or(0, |at| at + 1);
+    match host[after_host..].rfind(':') {
+        Some(colon) => host[after_host + colon + 1..].parse::<u16>().ok().map(|_| &host[..after_host + colon]),
+        None => Some(host),
+    }
+}
+
 /// Host and port, without the port that the scheme implies; `None` where the port is no number.
 fn without_default_port(authority: &str, scheme: &str) -> Option<String> {
     let after_host = authority.rfind(']').map_or(0, |at| at + 1);
@@ -92,6 +108,18 @@ fn without_default_port(authority: &str, scheme: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_loopback_names_are_this_machine() {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.8.8:1", "[::1]", "[::1]:8080"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in
+            ["", "evil.example", "evil.example:8080", "localhost.evil.example", "10.0.0.1", "[::2]:1", "127.0.0.1:x"]
+        {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
 
     #[test]
     fn by_default_a_page_of_the_same_host_and_port_may_connect() {

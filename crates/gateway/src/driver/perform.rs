@@ -33,7 +33,7 @@ impl Desk {
             Request::Authenticate(credential) => {
                 return Some(Input::Authenticated(node.authenticator.verify(&credential, crate::clock::wall())));
             }
-            Request::Attach(attach) => self.attach(node, attach),
+            Request::Attach(attach) => return self.attach(node, attach),
             Request::Read { of, after } => {
                 let request = ReadRequest { of: record_text(&of), after };
                 node.asker.read(of, request, self.mailbox.clone());
@@ -56,14 +56,17 @@ impl Desk {
         None
     }
 
-    fn attach(&mut self, node: &Arc<Node>, Attach { of, device, cursors, from }: Attach) {
+    fn attach(&mut self, node: &Arc<Node>, Attach { of, device, cursors, from }: Attach) -> Option<Input> {
         let record = record_text(&of);
         // In the map before it is asked: a message published right behind the attach finds it.
-        node.registry.insert(&record, self.id, &self.mailbox);
+        if !node.registry.insert(&record, self.id, &self.mailbox) {
+            return Some(Input::TooMany);
+        }
         let registration = self.registration(node, &record, device);
         let request = record::AttachRequest { registration, cursors, from };
         let request = AttachRequest { of: record, epoch: Epoch(rand::random()), request };
         node.asker.attach(Asked { request, of, mailbox: self.mailbox.clone() });
+        None
     }
 
     /// The next registration of this connection: a higher number than all before it.

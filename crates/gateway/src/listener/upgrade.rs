@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use super::http::Http;
 use super::query::Query;
 use super::respond::{self, Answer};
-use crate::config::Origins;
+use crate::config::{Origins, is_this_machine};
 use crate::door::Door;
 use crate::driver::Counted;
 use crate::metrics::UpgradeRefusal;
@@ -74,7 +74,7 @@ impl Http {
 
     fn handshake(&self, request: &Request<Incoming>) -> Result<(Opening, Answer), Refusal> {
         let headers = request.headers();
-        check_origin(&self.settings.origins, headers)?;
+        check_origin(&self.settings.origins, headers, self.settings.takes_users)?;
         let says = |name: HeaderName, text: &str| {
             headers.get(name).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(text.as_bytes()))
         };
@@ -133,12 +133,14 @@ impl Http {
     }
 }
 
-fn check_origin(origins: &Origins, headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_origin(origins: &Origins, headers: &HeaderMap, takes_users: bool) -> Result<(), Refusal> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     // Two of them are as good as none that can be believed.
     let is_one = headers.get_all(ORIGIN).iter().count() == 1;
-    if is_one && origin.to_str().is_ok_and(|origin| origins.allow(origin, host)) {
+    // Where nobody has to show who he is, the page's own host has to be this machine, not a name that points at it.
+    let is_home = !takes_users || matches!(origins, Origins::List(_)) || host.is_some_and(is_this_machine);
+    if is_one && is_home && origin.to_str().is_ok_and(|origin| origins.allow(origin, host)) {
         return Ok(());
     }
     Err(Refusal {

@@ -139,6 +139,10 @@ mod tests {
             "0.1",
             "1e+300",
             r#""a\"b\\\n🦀""#,
+            "1.7976931348623157e+308",
+            "5e-324",
+            "0.30000000000000004",
+            "4.35",
             r#"{"z":1,"a":[{"b":null}]}"#,
             r#"{"$base64":"AAEC/w=="}"#,
             r#"{"$base64":"AA==","more":1}"#,
@@ -147,6 +151,24 @@ mod tests {
         ] {
             assert_eq!(there_and_back(json), json);
         }
+    }
+
+    /// Some doubles came back one unit off, and the largest became `null`.
+    #[test]
+    fn every_double_survives_and_what_passes_the_check_can_be_said() {
+        let mut bits = 0x0123_4567_89ab_cdef_u64;
+        for _ in 0..20_000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let double = f64::from_bits(bits);
+            if double.is_finite() {
+                let json = serde_json::to_string(&double).unwrap();
+                assert_eq!(there_and_back(&json).parse::<f64>().unwrap().to_bits(), bits, "{json}");
+            }
+        }
+        let longest = "1.7976931348623158e308";
+        let scan = crate::client::json::skip_value(longest.as_bytes(), 0, 1).unwrap();
+        assert_eq!(scan.refusal, None);
+        assert_eq!(there_and_back(longest), "1.7976931348623157e+308");
     }
 
     #[test]

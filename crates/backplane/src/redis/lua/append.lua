@@ -4,7 +4,7 @@
 -- ARGV  number ('' without a ledger), deadline in us, retention in ms, entries, bytes, young in us, channel prefix, publish
 --       command, then for each address: its text, an epoch, the count of its messages, and for each of these a head
 --       (| kind 1 | tag 8 | search_us, decimal, '' unless a retry |) and an envelope
--- Answer  'S': stale, nothing done, ever. 'R' and the reply: | now 8 |, for each address
+-- Answer  'S' and | now 8 |: stale, nothing done, ever; the caller's idea of the clock may be wrong. 'R' and the reply: | now 8 |, for each address
 --       | 0 | epoch 8 | online 1 | for each message: | code 1 | seq 8 | stamp 8 | or | 1 | n 2 | why n |,
 --       and behind the reply, not in the ledger, | receivers 2 | n 1 | node n | for each node that was published to.
 local now = clock()
@@ -15,9 +15,9 @@ if number ~= '' then
     local last = unpack_struct('>I8', held)
     -- Equal is looked at before the deadline: an answer that is there is given.
     if last == tonumber(number) then return 'R' .. sub(held, 9) end
-    if last > tonumber(number) then return 'S' end
+    if last > tonumber(number) then return 'S' .. pack('>I8', now) end
   end
-  if now > tonumber(ARGV[2]) then return 'S' end
+  if now > tonumber(ARGV[2]) then return 'S' .. pack('>I8', now) end
 end
 local retention, entries_max, bytes_max, young = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local channel, publish = ARGV[7], ARGV[8]

@@ -62,18 +62,24 @@ where
 }
 
 /// The checker has to find that this property does not hold.
-pub(super) fn caught<M>(name: &str, model: M, property: &'static str)
+pub(super) fn caught<M>(name: &str, model: &M, property: &'static str)
 where
-    M: Model + Send + Sync + 'static,
+    M: Model + Clone + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync,
 {
     let is_always = |p: &stateright::Property<M>| p.name == property && p.expectation == Expectation::Always;
     assert!(model.properties().iter().any(is_always), "no such property: {property}");
-    let finish = HasDiscoveries::AllOf([property].into_iter().collect());
-    let checker = model.checker().finish_when(finish).spawn_bfs().join();
-    let Some(path) = checker.discovery(property) else {
-        panic!("{name}: not caught in {} states", checker.unique_state_count());
-    };
-    println!("{name}: caught after {} states: {:?}", checker.unique_state_count(), path.into_actions());
+    // Level by level, so that the shortest counterexample is shown.
+    let mut seen = 0;
+    for depth in 2.. {
+        let finish = HasDiscoveries::AllOf([property].into_iter().collect());
+        let checker = model.clone().checker().finish_when(finish).target_max_depth(depth).spawn_bfs().join();
+        if let Some(path) = checker.discovery(property) {
+            println!("{name}: caught after {} steps: {:?}", depth - 2, path.into_actions());
+            return;
+        }
+        assert!(checker.unique_state_count() > seen, "{name}: not caught in {seen} states");
+        seen = checker.unique_state_count();
+    }
 }

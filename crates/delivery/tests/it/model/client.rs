@@ -16,6 +16,9 @@ pub(super) mod breach {
     pub(in super::super) const STORED: u16 = 1 << 6;
     pub(in super::super) const BEHIND: u16 = 1 << 7;
     pub(in super::super) const UNROUTED: u16 = 1 << 8;
+    pub(in super::super) const LATE: u16 = 1 << 9;
+    pub(in super::super) const GHOST: u16 = 1 << 10;
+    pub(in super::super) const TWO_READS: u16 = 1 << 11;
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

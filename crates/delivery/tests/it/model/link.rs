@@ -29,6 +29,8 @@ pub(super) struct Link {
     pub(super) batches: bool,
     /// A read takes time: live messages arrive between the question, the reading and the answer.
     pub(super) slow: bool,
+    /// The client takes too little, and takes again.
+    pub(super) pauses: bool,
     /// A connection can end within the page of its attach.
     pub(super) cuts: bool,
     /// The first try of a message can arrive after its retry.
@@ -44,6 +46,7 @@ pub(super) const SCOPE: Link = Link {
     inbox_max: 100,
     batches: false,
     slow: false,
+    pauses: false,
     cuts: false,
     late: false,
 };
@@ -130,6 +133,8 @@ pub(super) enum Action {
         after: usize,
     },
     Disconnect,
+    Pause,
+    Resume,
     Verify,
     Run,
     Answer,
@@ -184,6 +189,11 @@ impl Model for Link {
         let here = |(_, flying): &(usize, &Flying)| flying.node == live.node;
         actions.extend(state.flight.iter().enumerate().filter(here).map(|(index, _)| Action::Deliver { index }));
         actions.push(Action::Disconnect);
+        if live.consumer.is_paused() {
+            actions.push(Action::Resume);
+        } else if self.pauses {
+            actions.push(Action::Pause);
+        }
         match &live.asked {
             None => actions.push(Action::Verify),
             Some(Asked::Answered(..)) => actions.push(Action::Answer),
@@ -226,6 +236,8 @@ impl Model for Link {
             Action::Attach { node } => self.attach(&mut state, node),
             Action::AttachCut { node, after } => self.attach_cut(&mut state, node, after)?,
             Action::Disconnect => state.live = None,
+            Action::Pause => state.live.iter_mut().for_each(|live| (self.rules.pause)(&mut live.consumer)),
+            Action::Resume => self.resume(&mut state),
             Action::Verify => self.verify(&mut state)?,
             Action::Run => self.run(&mut state),
             Action::Answer => self.answer(&mut state),
@@ -243,6 +255,7 @@ impl Model for Link {
             Property::always(NOT_FAR, |model: &Self, state| model.holds(state, breach::FAR)),
             Property::always(STORED_ONCE, |model: &Self, state| model.holds(state, breach::STORED)),
             Property::always(REACHES_END, |model: &Self, state| model.holds(state, breach::BEHIND)),
+            Property::always(ONE_READ, |model: &Self, state| model.holds(state, breach::TWO_READS)),
         ];
         if self.connects > 0 && (self.failover || self.inbox_max < u64::from(self.messages)) {
             properties.push(Property::sometimes("a client was told reset", |_, state: &State| state.client.was_reset));
@@ -265,6 +278,7 @@ pub(super) const IN_ORDER: &str = "in order and without a gap";
 pub(super) const NOT_NEEDLESS: &str = "no reset where nothing is missing";
 pub(super) const NOT_FAR: &str = "a replay starts at the newest place that holds";
 pub(super) const STORED_ONCE: &str = "stored once";
+pub(super) const ONE_READ: &str = "one read at a time";
 pub(super) const REACHES_END: &str = "one position check reaches the end";
 
 impl Link {

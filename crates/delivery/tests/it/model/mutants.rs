@@ -1,7 +1,8 @@
 //! Each function here takes the place of one shipped decision and is wrong in one way; all else is the shipped code.
 
+use delivery::ledger::{self, Ask};
 use delivery::record::{self, Appended, AttachRequest, Record};
-use delivery::{Attached, Consumer, Limits, NewMessage, Registration, Standing, Step, Verified};
+use delivery::{Attached, BatchNumber, Consumer, Limits, NewMessage, Registration, Standing, Step, Verified};
 use protocol::{Cursor, Epoch, Stamp, Tag};
 
 use super::rules::{Rules, SHIPPED};
@@ -22,6 +23,15 @@ fn over_a_gap(consumer: &mut Consumer, at: Cursor, link: Stamp) -> Step {
     consumer.on_live(at, link)
 }
 
+/// A pause forgets the read in flight.
+pub(super) const PAUSE_FORGETS: Rules = Rules {
+    pause: |consumer| {
+        consumer.on_failed();
+        consumer.pause();
+    },
+    ..SHIPPED
+};
+
 /// A stamp names the message: the second try of it looks like the first.
 pub(super) const STAMP_OF_MESSAGE: Rules = Rules { append: stamp_of_message, ..SHIPPED };
 
@@ -38,8 +48,8 @@ fn stamp_of_message(
     record.entries.iter_mut().filter(|e| e.tag != Tag(0)).for_each(|e| e.stamp = Stamp(e.tag.0));
     for row in &mut appended.live {
         let index = (row.cursor.seq - record.base_seq) as usize;
-        row.cursor = record.place(index).unwrap();
-        row.link = record.place(index - 1).unwrap().stamp;
+        row.cursor = record.place(index).unwrap_or_default();
+        row.link = record.place(index - 1).unwrap_or_default().stamp;
     }
     appended
 }
@@ -153,3 +163,51 @@ fn batch_not_compared(
     record.iter_mut().flat_map(|r| &mut r.entries).for_each(|e| e.tag.0 %= OTHER);
     appended
 }
+
+/// A detach removes every location of the address.
+pub(super) const DETACH_BY_USER: Rules = Rules { detach: |record, _, _, _| record.locations.clear(), ..SHIPPED };
+
+/// A detach removes a registration that came after it.
+pub(super) const DETACH_LOWER: Rules =
+    Rules { detach: |record, node, connection, _| record.detach(node, connection, u64::MAX), ..SHIPPED };
+
+/// An attach replaces a registration that came after it.
+pub(super) const ATTACH_LOWER: Rules = Rules {
+    attach: |record, epoch, now_us, request, limits| {
+        let Registration { node, connection, .. } = &request.registration;
+        record.iter_mut().for_each(|r| r.detach(node, *connection, u64::MAX));
+        record::attach(record, epoch, now_us, request, limits)
+    },
+    ..SHIPPED
+};
+
+/// The position check looks, and puts nothing back.
+pub(super) const NO_RESTORE: Rules = Rules {
+    verify: |record, now_us, registration, cursor, limits| {
+        let before = record.as_ref().map(|r| r.locations.clone());
+        let verified = record::verify(record, now_us, registration, cursor, limits);
+        record.iter_mut().zip(before).for_each(|(r, before)| r.locations = before);
+        verified
+    },
+    ..SHIPPED
+};
+
+type Decide = fn(Option<BatchNumber>, BatchNumber, u64, u64) -> Ask;
+
+/// Whatever comes in its time runs.
+pub(super) const NO_NUMBERS: Decide =
+    |_, number, deadline_us, now_us| ledger::decide(None, number, deadline_us, now_us);
+
+/// A batch that comes after its successor runs.
+pub(super) const LOWER_RUNS: Decide = |held, number, deadline_us, now_us| {
+    ledger::decide(held.filter(|held| *held <= number), number, deadline_us, now_us)
+};
+
+/// What is too late is stale, even if it ran.
+pub(super) const DEADLINE_FIRST: Decide = |held, number, deadline_us, now_us| match now_us > deadline_us {
+    true => Ask::Stale,
+    false => ledger::decide(held, number, deadline_us, now_us),
+};
+
+/// A first asking may come at any time.
+pub(super) const NO_DEADLINE: Decide = |held, number, _, now_us| ledger::decide(held, number, u64::MAX, now_us);

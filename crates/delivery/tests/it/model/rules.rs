@@ -14,6 +14,7 @@ type Verify = fn(&mut Option<Record>, u64, &Registration, Cursor, &Limits) -> Ve
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) on_live: fn(&mut Consumer, Cursor, Stamp) -> Step,
+    pub(super) pause: fn(&mut Consumer),
     pub(super) append: Append,
     pub(super) attach: Attach,
     pub(super) read: fn(Option<&Record>, u64, &[Cursor]) -> Option<Attached>,
@@ -28,6 +29,7 @@ pub(super) struct Rules {
 /// No rule replaced.
 pub(super) const SHIPPED: Rules = Rules {
     on_live: Consumer::on_live,
+    pause: Consumer::pause,
     append: record::append,
     attach: record::attach,
     read: record::read,
@@ -47,7 +49,7 @@ pub(super) const START_US: u64 = 1 << 42;
 
 /// Two gateway nodes.
 pub(super) static NODES: LazyLock<[NodeId; 2]> =
-    LazyLock::new(|| [NodeId::new("a", 1).unwrap(), NodeId::new("b", 1).unwrap()]);
+    LazyLock::new(|| ["a", "b"].map(|name| NodeId::new(name, 1).expect("a plain name")));
 
 static ENVELOPES: LazyLock<Vec<Bytes>> = LazyLock::new(|| (0..8).map(envelope).collect());
 

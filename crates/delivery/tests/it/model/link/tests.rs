@@ -25,6 +25,11 @@ fn reads_that_take_time_and_connections_that_end_within_a_page() {
 }
 
 #[test]
+fn a_client_that_takes_too_little_for_a_while() {
+    exhaust("link, pauses", Link { pauses: true, slow: true, connects: 1, ..SCOPE });
+}
+
+#[test]
 fn an_inbox_that_keeps_one_message() {
     exhaust("link, trimmed", Link { messages: 3, retries: 0, inbox_max: 1, cuts: true, slow: true, ..SCOPE });
 }
@@ -39,11 +44,11 @@ fn an_inbox_that_keeps_one_message_and_a_retry() {
 #[test]
 fn known_limit_a_late_first_try_is_stored_again_where_its_retry_was_trimmed() {
     let scope = Link { messages: 3, connects: 1, inbox_max: 1, late: true, failover: false, ..SCOPE };
-    caught("known limit: retry trimmed before its first try came", scope, STORED_ONCE);
+    caught("known limit: retry trimmed before its first try came", &scope, STORED_ONCE);
 }
 
 fn mutant(name: &str, rules: Rules, scope: Link, property: &'static str) {
-    caught(name, Link { rules, ..scope }, property);
+    caught(name, &Link { rules, ..scope }, property);
 }
 
 #[test]
@@ -54,6 +59,12 @@ fn mutant_no_link() {
 #[test]
 fn mutant_over_a_gap() {
     mutant("over a gap", mutants::OVER_A_GAP, SCOPE, NOT_LOST);
+}
+
+#[test]
+fn mutant_pause_forgets() {
+    let scope = Link { pauses: true, slow: true, ..SCOPE };
+    mutant("a pause forgets the read in flight", mutants::PAUSE_FORGETS, scope, ONE_READ);
 }
 
 #[test]

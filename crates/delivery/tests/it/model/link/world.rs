@@ -110,6 +110,9 @@ impl Link {
     /// Reads after the cursor, or attaches again.
     pub(super) fn pull(&self, state: &mut State, reattach: bool) {
         let Some(live) = &mut state.live else { return };
+        if live.asked.is_some() {
+            state.client.broken |= breach::TWO_READS;
+        }
         live.asked = Some(if reattach { Asked::Attach(vec![live.consumer.cursor()]) } else { Asked::Read });
         if !self.slow {
             self.run(state);
@@ -174,6 +177,15 @@ impl Link {
         }
     }
 
+    /// The client takes messages again.
+    pub(super) fn resume(&self, state: &mut State) {
+        if let Some(live) = &mut state.live
+            && live.consumer.resume() == Step::Pull
+        {
+            self.pull(state, false);
+        }
+    }
+
     /// The position check; `None` if it changes nothing.
     pub(super) fn verify(&self, state: &mut State) -> Option<()> {
         let live = state.live.as_ref()?;
@@ -202,6 +214,7 @@ impl Link {
                 if live.asked.take().is_some() {
                     live.consumer.on_failed();
                 }
+                model.resume(&mut state);
                 let _ = model.verify(&mut state);
             }
             None => model.attach(&mut state, 0),

@@ -118,7 +118,7 @@ impl Connection {
             },
             Input::Verified { of, result } => self.on_verified(&of, result, now),
             Input::Appended { id, to, result } => self.on_appended(&id, &to, result),
-            Input::History { id, result } => self.on_history(&id, result),
+            Input::History { id, result } => self.on_history(&id, result, now),
             Input::Live { record, live } => self.on_live(&record, &live, now),
             Input::Dirty => self.on_doubt(PullCause::Dirty),
             Input::Generation => self.on_generation(),

@@ -152,8 +152,7 @@ impl Connection {
         };
         let Attaching { user, device, attach, deferred, foreign, dirty, .. } = *state;
         let period = self.settings.position_check_ms;
-        // The first check comes at a moment of this connection's own, so that a fleet's checks are spread.
-        let mut stream = Stream::new(attach.of.clone(), now.at.plus(period / 2 + self.id.0 % (period / 2).max(1)));
+        let mut stream = Stream::new(attach.of.clone(), now.at);
         stream.is_asking = false;
         stream.routed = attached.routed;
         if let Start::Reset { reason, .. } = attached.start {
@@ -166,6 +165,13 @@ impl Connection {
             self.answer_error(None, ErrorCode::Forbidden, &format!("`cursors`: {of} is not yours to read"), None);
         }
         self.take_page(&attach.of, &attached, device.as_ref(), now);
+        // The first check comes at a moment of this connection's own, so that a fleet's checks are spread.
+        if let Phase::Open(session) = &mut self.phase
+            && let Some(stream) = session.streams.first_mut()
+            && stream.routed
+        {
+            stream.check_at = now.at.plus(period / 2 + self.id.0 % (period / 2).max(1));
+        }
         if dirty {
             self.on_doubt(PullCause::Dirty);
         }

@@ -125,11 +125,12 @@ impl Connection {
         }
     }
 
-    pub(crate) fn on_history(&mut self, id: &MessageId, result: Result<Listing, HistoryFault>) {
+    pub(crate) fn on_history(&mut self, id: &MessageId, result: Result<Listing, HistoryFault>, now: Now) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.histories = self.histories.saturating_sub(1);
         match result {
-            Ok(Listing { entries, more }) => {
+            Ok(Listing { mut entries, more }) => {
+                entries.retain(|entry| !entry.envelope.is_expired(entry.at(), now.wall()));
                 self.outbox.push(&ServerFrame::History(HistoryFrame { id: id.as_str(), messages: &entries, more }));
             }
             Err(HistoryFault::Before) => {

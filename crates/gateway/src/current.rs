@@ -64,7 +64,7 @@ impl Current {
         self.commands.read().is_some()
     }
 
-    /// The backplane's clock, by the last generation that there was.
+    /// The backplane's clock; none between two generations.
     pub(crate) fn now_us(&self) -> Option<u64> {
         self.commands.read().as_ref().map(|c| c.now_us())
     }

@@ -99,8 +99,12 @@ impl Keeper {
                 if let Some(why) = refused {
                     return Err(BackplaneError::NotRun(why.clone()));
                 }
-                let placed = answer.groups.iter().flatten().flatten();
-                stored += placed.filter(|p| matches!(p.place, Place::Stored(_))).count() as u64;
+                let count = |is: fn(&Place) -> bool| {
+                    answer.groups.iter().flatten().flatten().filter(|p| is(&p.place)).count() as u64
+                };
+                stored += count(|place| matches!(place, Place::Stored(_)));
+                // In an inbox that is deeper than the search nobody can tell: not stored twice, but said.
+                self.unconfirmed.increment(count(|place| matches!(place, Place::Unprovable)));
             }
             rest = &rest[taken..];
         }

@@ -64,8 +64,6 @@ labels! {
         MailboxFull = "mailbox_full",
         /// Its `expires_ms` had passed.
         Expired = "expired",
-        /// The receiver's encoding cannot say it.
-        Encoding = "encoding",
     }
     /// Why a request did not become a WebSocket.
     UpgradeRefusal, "reason" {
@@ -284,11 +282,11 @@ table! {
     messages_received: Family<MessageKind>, "switchboard_messages_received_total", "messages",
         "Messages that clients and the server API asked to send.";
     messages_delivered: Family<MessageKind>, "switchboard_messages_delivered_total", "messages",
-        "Messages written to a client.";
+        "Messages queued for a client's socket.";
     messages_dropped: Family<DropReason>, "switchboard_messages_dropped_total", "messages",
         "Messages that are not delivered to one connection: ephemeral ones under pressure, and expired ones.";
     delivery_seconds: Histogram, "switchboard_delivery_seconds", "seconds",
-        "From stored, by the clock of the backplane, to written to the socket, live messages only.";
+        "From stored, by the clock of the backplane, to queued for the socket; live messages, one sample a turn.";
     append_seconds: Histogram, "switchboard_append_seconds", "seconds", "One batch, from asked to answered.";
     append_batch_size: Histogram, "switchboard_append_batch_size", "messages", "Messages of one batch.";
     queue_bytes: Gauge, "switchboard_queue_bytes", "bytes", "Waiting for the sockets of all connections.";

@@ -22,6 +22,9 @@ use crate::mailbox::Mailbox;
 /// Bytes that wait in all lanes together: what 10,000 senders of 6 KiB can have in flight. Above it `overloaded`.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// However many lanes: room for the largest message and those beside it.
+const LANE_BYTES_MIN: usize = 4 * 1024 * 1024;
+
 /// What a retry's search is widened by, in milliseconds: the margin of docs/delivery.md, and the step between two
 /// masters' clocks as long as it has not been measured.
 const SEARCH_MARGIN_MS: u64 = 5_000 + 60_000;
@@ -117,7 +120,7 @@ impl Publisher {
     ) -> Self {
         let count = topology.lanes().count();
         let queue = || LaneQueue {
-            batcher: Mutex::new(Batcher::new(QUEUE_BYTES_MAX / count)),
+            batcher: Mutex::new(Batcher::new((QUEUE_BYTES_MAX / count).max(LANE_BYTES_MIN))),
             wake: Notify::new(),
             is_stopped: Mutex::default(),
         };

@@ -44,11 +44,11 @@ pub(super) fn call(settings: &RedisSettings, batch: &Batch) -> (Vec<String>, Vec
 
 /// Reads the reply; also what Redis' clock said.
 pub(super) fn answer(batch: &Batch, mut reply: Bytes) -> Result<(BatchResult, Option<u64>), BackplaneError> {
-    match reply.try_get_u8() {
+    let is_new = match reply.try_get_u8() {
         Ok(b'S') => return Ok((BatchResult::Stale, reply.try_get_u64().ok())),
-        Ok(b'R') => {}
+        Ok(kind @ (b'R' | b'P')) => kind == b'R',
         _ => return Err(odd()),
-    }
+    };
     let now_us = reply.try_get_u64().map_err(|_| odd())?;
     let mut groups = Vec::with_capacity(batch.groups.len());
     for group in &batch.groups {
@@ -58,7 +58,7 @@ pub(super) fn answer(batch: &Batch, mut reply: Bytes) -> Result<(BatchResult, Op
     while reply.has_remaining() {
         receivers.push(one_receiver(&mut reply).ok_or_else(odd)?);
     }
-    Ok((BatchResult::Answered(BatchAnswer { groups, receivers }), Some(now_us)))
+    Ok((BatchResult::Answered(BatchAnswer { groups, receivers }), is_new.then_some(now_us)))
 }
 
 fn one_group(reply: &mut Bytes, count: usize) -> Option<Result<Vec<Placed>, String>> {

@@ -57,8 +57,9 @@ impl Streams {
         }
     }
 
-    /// Takes a message; false if the application has had it. Only those that follow a reset can come again; an ephemeral
-    /// one has no place.
+    /// Takes a message; false if the application has had it. Every durable one is compared, not only those that say
+    /// `again`: a message that a failover lost and its sender's retry brought back is new to the server. An ephemeral one
+    /// has no place, and is never left out.
     pub(super) fn take(&mut self, message: &Message, own_user: &str) -> bool {
         let Some(cursor) = &message.cursor else { return true };
         let stream = self
@@ -66,7 +67,6 @@ impl Streams {
             .entry(message.stream(own_user))
             .or_insert_with(|| Stream::at(CursorTrail::starting_at(cursor)));
         stream.trail.push(cursor);
-        let is_new = stream.window.insert(&message.from, &message.id);
-        is_new || !message.again
+        stream.window.insert(&message.from, &message.id)
     }
 }

@@ -185,7 +185,7 @@ fn verify_says_where_a_cursor_stands_and_puts_a_lost_location_back() {
     assert_eq!(ask(end), Standing::Current);
     assert_eq!(ask(behind), Standing::Behind);
     assert_eq!(ask(Cursor { stamp: Stamp(0), ..end }), Standing::Forked(Reason::Fork));
-    assert_eq!(record.as_ref().unwrap().locations, [registration.clone()]);
+    assert_eq!(record.as_ref().unwrap().locations, std::slice::from_ref(&registration));
     assert_eq!(verify(&mut None, now, &registration, end, &LIMITS).standing, Standing::Gone);
 }
 

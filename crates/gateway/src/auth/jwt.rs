@@ -21,7 +21,7 @@ use crate::config::Jwt;
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// How far the clock of whoever signs may run ahead of ours: a token may be used this much before its `nbf`. The end
-/// has no such allowance: a connection is closed at `exp`, and must not be let in again after it.
+/// has no such allowance: whoever comes after `exp` is not let in.
 const EARLY_MS: u64 = 30_000;
 
 pub(super) struct Verifier {

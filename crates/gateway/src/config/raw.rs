@@ -188,7 +188,7 @@ settings! {
     drain_delay, "drain-delay", "SWITCHBOARD_DRAIN_DELAY", "DURATION", Plain, "5s",
         "After SIGTERM: unready, but still serving, so that load balancers notice; up to 1h";
     drain, "drain", "SWITCHBOARD_DRAIN", "DURATION", Plain, "30s",
-        "How long SIGTERM spreads the goodbyes, up to 1h; a second SIGTERM stops at once";
+        "How long SIGTERM waits for connections to leave, up to 1h; a second SIGTERM stops at once";
     strict, "strict", "SWITCHBOARD_STRICT", "true|false", Plain, "false",
         "Refuse to start on a Redis that can lose messages, or that cannot be asked within 10 s";
     log, "log", "SWITCHBOARD_LOG", "FILTER", Plain, "info",

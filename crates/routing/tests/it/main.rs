@@ -1,5 +1,7 @@
 //! The published vectors: what any other implementation of the routing has to answer alike.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use routing::{Settings, Topology, hash, partition};
 use serde_json::{Value, json};
 

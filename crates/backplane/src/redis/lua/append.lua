@@ -4,7 +4,8 @@
 -- ARGV  number ('' without a ledger), deadline in us, retention in ms, entries, bytes, young in us, channel prefix, publish
 --       command, then for each address: its text, an epoch, the count of its messages, and for each of these a head
 --       (| kind 1 | tag 8 | search_us, decimal, '' unless a retry |) and an envelope
--- Answer  'S' and | now 8 |: stale, nothing done, ever; the caller's idea of the clock may be wrong. 'R' and the reply: | now 8 |, for each address
+-- Answer  'S' and | now 8 |: stale, nothing done, ever; the caller's idea of the clock may be wrong. 'R' (or 'P' for one that was given before,
+--       whose clock is an old one) and the reply: | now 8 |, for each address
 --       | 0 | epoch 8 | online 1 | for each message: | code 1 | seq 8 | stamp 8 | or | 1 | n 2 | why n |,
 --       and behind the reply, not in the ledger, | receivers 2 | n 1 | node n | for each node that was published to.
 local now = clock()
@@ -14,7 +15,7 @@ if number ~= '' then
   if held then
     local last = unpack_struct('>I8', held)
     -- Equal is looked at before the deadline: an answer that is there is given.
-    if last == tonumber(number) then return 'R' .. sub(held, 9) end
+    if last == tonumber(number) then return 'P' .. sub(held, 9) end
     if last > tonumber(number) then return 'S' .. pack('>I8', now) end
   end
   if now > tonumber(ARGV[2]) then return 'S' .. pack('>I8', now) end

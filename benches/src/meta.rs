@@ -134,7 +134,7 @@ impl Bench {
         let mut sent = 0;
         while sent < MESSAGES {
             let mut calls = Vec::new();
-            for _ in 0..CALLS {
+            for slot in 0..CALLS {
                 let from = sent % ADDRESSES;
                 match side {
                     Side::Rpush => {
@@ -146,7 +146,7 @@ impl Bench {
                         }
                     }
                     _ => {
-                        let (keys, args) = self.call(from, batch);
+                        let (keys, args) = self.call(slot, from, batch);
                         let (client, hash) = (self.client.clone(), loaded.clone());
                         calls.push(tokio::spawn(async move {
                             let reply: Value = client.evalsha(hash, keys, args).await?;
@@ -174,7 +174,7 @@ impl Bench {
         // The first append begins the record; then the location is added as attach does.
         let loaded: String = self.client.script_load(script).await?;
         for from in (0..ADDRESSES).step_by(100) {
-            let (keys, args) = self.call(from, 100);
+            let (keys, args) = self.call(0, from, 100);
             let _: Value = self.client.evalsha(loaded.as_str(), keys, args).await?;
         }
         for n in 0..ADDRESSES {
@@ -195,11 +195,12 @@ impl Bench {
         Ok(())
     }
 
-    fn call(&mut self, from: usize, batch: usize) -> (Vec<String>, Vec<Value>) {
+    /// `slot` has a ledger of its own: its calls follow each other.
+    fn call(&mut self, slot: usize, from: usize, batch: usize) -> (Vec<String>, Vec<Value>) {
         self.number += 1;
         let text = |text: &str| Value::Bytes(Bytes::copy_from_slice(text.as_bytes()));
         let names = self.topology.keys();
-        let mut keys = vec![names.ledger(7, routing::Lane((self.number % 8) as u16))];
+        let mut keys = vec![names.ledger(7, routing::Lane(slot as u16))];
         let numbers = [self.number, u64::MAX >> 12, 604_800_000, 10_000, 16 << 20, 6_000_000];
         let mut args: Vec<Value> = numbers.iter().map(|n| text(&n.to_string())).collect();
         args.extend([text("x:node:"), text("PUBLISH")]);

@@ -9,6 +9,7 @@ mod heartbeat;
 mod io;
 mod opening;
 mod outbox;
+mod pulls;
 mod rate;
 mod requests;
 mod stream;

@@ -6,8 +6,9 @@ use delivery::{Attached, Start};
 use protocol::client::{ClientFrame, FrameError, From, Hello, ServerFrame, Status, StreamStatus, Welcome};
 use protocol::{Address, CloseCode, Cursor, DeviceId, ErrorCode, Millis, UserId};
 
-use crate::connection::{Connection, Phase, Session, count_reset};
+use crate::connection::{Connection, Phase, Session};
 use crate::io::{Attach, Credential, Identity, Now, Opening, PullCause, Refused, Request, Unavailable};
+use crate::pulls::count_reset;
 use crate::stream::Stream;
 
 /// Frames that came in one batch with `hello`: they wait for `welcome`.

@@ -76,22 +76,8 @@ local function one_request(key, at)
   local routed = 0
   if node ~= '' then
     -- Reads came first: a client can read what a full Redis will not let it register for.
-    local ok = pcall(function()
-      local tail = register(m.tail, reg, connection, node, device)
-      local is_moved = is_new or is_due(m, now, life)
-      if is_moved then m.expiry = floor(now / 1000) + life end
-      if is_moved or tail ~= m.tail then
-        m.tail = tail
-        save(meta, m)
-        call('SADD', located, record)
-        call('EXPIRE', located, 86400)
-      end
-      if is_moved then
-        local expiry = string.format('%.0f', m.expiry)
-        call('PEXPIREAT', inbox, expiry)
-        call('PEXPIREAT', cursors_key, expiry)
-      end
-    end)
+    local keys = { meta = meta, inbox = inbox, cursors = cursors_key, located = located }
+    local ok = pcall(locate, m, keys, register(m.tail, reg, connection, node, device), record, now, life, is_new)
     routed = ok and 1 or 0
   end
   out[1] = 'A' .. pack('>BBI8', start, why, lost) .. m.epoch

@@ -116,3 +116,20 @@ end
 local function save(meta, m)
   call('SET', meta, whole(m), 'PXAT', string.format('%.0f', m.expiry))
 end
+
+-- Writes the locations of a record, and moves its expiry where that is due; nothing where both are as they were.
+local function locate(m, keys, tail, record, now, life, is_new)
+  local is_moved = is_new or is_due(m, now, life)
+  if is_moved then m.expiry = floor(now / 1000) + life end
+  if is_moved or tail ~= m.tail then
+    m.tail = tail
+    save(keys.meta, m)
+    call('SADD', keys.located, record)
+    call('EXPIRE', keys.located, 86400)
+  end
+  if is_moved then
+    local expiry = string.format('%.0f', m.expiry)
+    call('PEXPIREAT', keys.inbox, expiry)
+    call('PEXPIREAT', keys.cursors, expiry)
+  end
+end

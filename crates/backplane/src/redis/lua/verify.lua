@@ -15,22 +15,8 @@ local function one_request(key, at)
   if not m then return '\2' end
   local why = check(m, length, inbox, cursor)
   local is_end = not why and unpack_struct('>I8', cursor, 9) == m.b + length - 1
-  pcall(function()
-    local tail = register(m.tail, reg, connection, node, device)
-    local is_moved = is_due(m, now, life)
-    if is_moved then m.expiry = floor(now / 1000) + life end
-    if is_moved or tail ~= m.tail then
-      m.tail = tail
-      save(meta, m)
-      call('SADD', located, record)
-      call('EXPIRE', located, 86400)
-    end
-    if is_moved then
-      local expiry = string.format('%.0f', m.expiry)
-      call('PEXPIREAT', inbox, expiry)
-      call('PEXPIREAT', cursors, expiry)
-    end
-  end)
+  local keys = { meta = meta, inbox = inbox, cursors = cursors, located = located }
+  pcall(locate, m, keys, register(m.tail, reg, connection, node, device), record, now, life, false)
   return string.char(why and 10 + why or (is_end and 0 or 1)) .. registered(m.tail, node)
 end
 

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use delivery::record;
+use parking_lot::RwLock;
+
 use delivery::{Attached, Registration, Replication, Verified};
 use protocol::{Address, Bundle, Cursor, DeviceId, Epoch, NodeId, Page};
 use protocol::{ConnectionId, Text};
@@ -22,6 +24,32 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// A place that generations are opened at: one on a single Redis, one a master in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Source(pub u16);
+
+/// What a heartbeat reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// Others have declared this node dead: it goes on under a new name.
+    pub is_dead: bool,
+    pub nodes: Vec<(NodeId, String)>,
+}
+
+/// The name of this node, which changes when it is declared dead. What was asked before is answered under the old one.
+#[derive(Clone, Debug)]
+pub struct SharedNode(Arc<RwLock<NodeId>>);
+
+impl SharedNode {
+    pub fn new(node: NodeId) -> Self {
+        Self(Arc::new(RwLock::new(node)))
+    }
+
+    pub fn get(&self) -> NodeId {
+        self.0.read().clone()
+    }
+
+    pub fn set(&self, node: NodeId) {
+        *self.0.write() = node;
+    }
+}
 
 /// One attach: a registration and the cursors to go on from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +149,24 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// See [`BackplaneError`]: the acks are lost then, and come again with the next message.
     fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>>;
+
+    /// Counts for this node, and reads the counters of all.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn heartbeat<'a>(&'a self, counter: &'a str) -> Answer<'a, Result<Pulse, BackplaneError>>;
+
+    /// Declares a node dead, unless its counter has moved; true if it is dead by this call.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn bury<'a>(&'a self, node: &'a NodeId, counter: &'a str) -> Answer<'a, Result<bool, BackplaneError>>;
+
+    /// Removes every location of a dead node; answers how many records had one.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`]: what is left is found by the next time.
+    fn reap<'a>(&'a self, node: &'a NodeId) -> Answer<'a, Result<u64, BackplaneError>>;
 
     /// Which history of writes this master has: another one after a failover or a restart, which may have lost a tail.
     /// `None`: this backplane cannot lose what it answered while the node lives.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::api::{
     Answer, AttachRequest, Backplane, Batch, BatchAnswer, BatchResult, Commands, DetachRequest, HistoryRequest, Log,
-    Opened, ReadRequest, Source, Subscription, VerifyRequest,
+    Opened, Pulse, ReadRequest, Source, Subscription, VerifyRequest,
 };
 use crate::error::{BackplaneError, HistoryError, Loss};
 
@@ -281,6 +281,19 @@ impl Log for Handle {
             }
             Ok(())
         })
+    }
+
+    fn heartbeat<'a>(&'a self, _counter: &'a str) -> Answer<'a, Result<Pulse, BackplaneError>> {
+        // There is nobody else.
+        Box::pin(async { Ok(Pulse::default()) })
+    }
+
+    fn bury<'a>(&'a self, _node: &'a NodeId, _counter: &'a str) -> Answer<'a, Result<bool, BackplaneError>> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn reap<'a>(&'a self, _node: &'a NodeId) -> Answer<'a, Result<u64, BackplaneError>> {
+        Box::pin(async { Ok(0) })
     }
 
     fn lineage(&self) -> Option<&str> {

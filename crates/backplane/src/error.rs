@@ -39,10 +39,12 @@ pub enum Loss {
     NotMaster,
     /// The node itself stood still for too long.
     Stalled,
+    /// Others declared this node dead; it goes on under a new name.
+    Buried,
 }
 
 impl Loss {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Subscriber,
         Self::Commands,
         Self::Lagged,
@@ -51,6 +53,7 @@ impl Loss {
         Self::Silent,
         Self::NotMaster,
         Self::Stalled,
+        Self::Buried,
     ];
 
     /// The label of `switchboard_generations_total{cause}`.
@@ -64,6 +67,7 @@ impl Loss {
             Self::Silent => "silent",
             Self::NotMaster => "not_master",
             Self::Stalled => "stalled",
+            Self::Buried => "declared_dead",
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod redis;
 
 pub use api::{
     Answer, AttachRequest, Backplane, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands, DetachRequest, Group,
-    HistoryRequest, Log, Opened, ReadRequest, Slot, Source, Subscription, VerifyRequest,
+    HistoryRequest, Log, Opened, Pulse, ReadRequest, SharedNode, Slot, Source, Subscription, VerifyRequest,
 };
 pub use embedded::Embedded;
 pub use error::{BackplaneError, HistoryError, Loss};

@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use delivery::Limits;
-use protocol::NodeId;
 use routing::Topology;
 
-use crate::api::{Answer, Backplane, Commands, Opened, Source, Subscription};
+use crate::api::{Answer, Backplane, Commands, Opened, SharedNode, Source, Subscription};
 
 /// What a node has to know to use a Redis. `Debug` shows no password.
 #[derive(Clone)]
@@ -27,7 +26,7 @@ pub struct RedisSettings {
     /// `redis://[user:password@]host:port[/database]`, or
     /// `redis-sentinel://[user:password@]host:port,host:port,…/service[/database]`.
     pub url: String,
-    pub node: NodeId,
+    pub node: SharedNode,
     pub topology: Topology,
     pub limits: Limits,
     /// Random, of this process start: the ledger's name. A new incarnation of the node keeps it.

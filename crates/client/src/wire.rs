@@ -1,4 +1,4 @@
-//! The client's side of the wire: what the server says, as owned values, and what a client says ([`write`]).
+//! The client's side of the wire: what the server says, as owned values, and what a client says ([`mod@write`]).
 //!
 //! Reading is lenient, as the protocol asks of clients: unknown fields are ignored, a frame that this version does not
 //! know is [`ServerEvent::Unknown`], and what a simpler server leaves out has its neutral value. Cursors are opaque texts.

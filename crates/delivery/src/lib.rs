@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub mod consumer;
+pub mod death;
 pub mod invariants;
 pub mod ledger;
 pub mod record;

@@ -7,6 +7,7 @@ use backplane::{Backplane, Loss, Source, Subscription};
 use protocol::{Bundle, Live};
 use tokio_util::sync::CancellationToken;
 
+use crate::fleet;
 use crate::metrics::{Begun, DropReason};
 use crate::node::Node;
 
@@ -26,14 +27,17 @@ pub(crate) async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: 
         node.metrics.generations.of(Begun(cause)).increment(1);
         node.metrics.backplane_up.set(1.0);
         tracing::info!(cause = cause.map_or("start", Loss::as_str), "the backplane is connected");
+        // Nobody else takes the commands away: they are there until `clear`.
+        let Some(commands) = node.current.get() else { continue };
         let tell = tokio::spawn(tell_connections(node.clone()));
         let over = stop.child_token();
-        let keep = node.current.get().map(|commands| {
-            let (node, over) = (node.clone(), over.clone());
-            tokio::spawn(async move { node.keeper.watch(commands, over).await })
+        let keep = tokio::spawn({
+            let (node, commands, over) = (node.clone(), commands.clone(), over.clone());
+            async move { node.keeper.watch(commands, over).await }
         });
         let loss = tokio::select! {
             loss = dispatch(&node, &mut *subscription) => loss,
+            loss = fleet::run(&node, &commands, &stop) => loss,
             () = stop.cancelled() => break,
         };
         tell.abort();

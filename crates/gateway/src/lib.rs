@@ -12,6 +12,7 @@ mod current;
 mod doctor;
 pub mod door;
 mod driver;
+mod fleet;
 mod generation;
 mod keeper;
 mod lifecycle;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use backplane::redis::COMMAND_TIMEOUT;
-use backplane::{Backplane, Embedded, RedisBackplane, RedisSettings};
+use backplane::{Backplane, Embedded, RedisBackplane, RedisSettings, SharedNode};
 use delivery::Limits;
 use protocol::NodeId;
 use routing::{Settings, Topology};
@@ -92,7 +92,7 @@ fn listen_for_signals(shutdown: Shutdown) -> anyhow::Result<impl Future<Output =
 /// # Errors
 /// See [`run_blocking`].
 pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresses)) -> anyhow::Result<()> {
-    let id = NodeId::new(&config.node_name, rand::random()).context("node-name")?;
+    let id = SharedNode::new(NodeId::new(&config.node_name, rand::random()).context("node-name")?);
     let topology = topology(&config)?;
     let backplane = backplane(&config, &id, &topology)?;
     if let Some(url) = config.redis.as_ref().filter(|_| config.strict) {
@@ -139,7 +139,7 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     let internal = move |arrival| drop(tokio::spawn(internal_http.clone().serve_internal(arrival)));
     tasks.spawn(accept::run(internal_listener, accept::PENDING_MAX, refused, stop_backplane.clone(), internal));
 
-    tracing::info!(node = %node.id, listen = %addresses.listen, internal = %addresses.internal, "listening");
+    tracing::info!(node = %node.id.get(), listen = %addresses.listen, internal = %addresses.internal, "listening");
     ready(addresses);
     shutdown.drain.cancelled().await;
     let drained = drain(&node, &config);
@@ -183,7 +183,7 @@ fn topology(config: &Config) -> anyhow::Result<Topology> {
     Topology::new(settings).map_err(|e| anyhow::anyhow!("the topology does not fit: {e:?}"))
 }
 
-fn backplane(config: &Config, id: &NodeId, topology: &Topology) -> anyhow::Result<Arc<dyn Backplane>> {
+fn backplane(config: &Config, id: &SharedNode, topology: &Topology) -> anyhow::Result<Arc<dyn Backplane>> {
     let retry_young_us = u64::try_from(COMMAND_TIMEOUT.as_micros()).unwrap_or(u64::MAX) * 4;
     let limits = Limits {
         retention_ms: config.retention_ms,
@@ -192,7 +192,7 @@ fn backplane(config: &Config, id: &NodeId, topology: &Topology) -> anyhow::Resul
         retry_young_us,
     };
     let Some(url) = &config.redis else {
-        return Ok(Arc::new(Embedded::new(id.clone(), limits, config.embedded_bytes, Arc::new(wall_us))));
+        return Ok(Arc::new(Embedded::new(id.get(), limits, config.embedded_bytes, Arc::new(wall_us))));
     };
     let settings = RedisSettings {
         url: url.reveal().to_owned(),
@@ -206,7 +206,7 @@ fn backplane(config: &Config, id: &NodeId, topology: &Topology) -> anyhow::Resul
     Ok(Arc::new(RedisBackplane::new(settings).map_err(|e| anyhow::anyhow!("redis: {e}"))?))
 }
 
-fn node(config: &Config, id: NodeId, topology: Topology) -> (Arc<Node>, asker::Queues) {
+fn node(config: &Config, id: SharedNode, topology: Topology) -> (Arc<Node>, asker::Queues) {
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
     let current = Arc::new(Current::default());
@@ -216,7 +216,7 @@ fn node(config: &Config, id: NodeId, topology: Topology) -> (Arc<Node>, asker::Q
     let publisher = Publisher::new(topology, current.clone(), keeper.clone(), clock, COMMAND_TIMEOUT, histograms);
     let (asker, queues) = Asker::new(current.clone());
     let node = Node {
-        settings: Arc::new(config.connection(id.as_str())),
+        settings: Arc::new(config.connection(id.get().as_str())),
         clock,
         metrics,
         registry: Arc::new(Registry::default()),
@@ -229,6 +229,8 @@ fn node(config: &Config, id: NodeId, topology: Topology) -> (Arc<Node>, asker::Q
         is_draining: AtomicBool::new(false),
         open: AtomicUsize::new(0),
         id,
+        name: config.node_name.clone(),
+        beats: AtomicU64::new(1),
     };
     (Arc::new(node), queues)
 }

@@ -297,6 +297,8 @@ table! {
         "Messages that another master lacked and this node appended again.";
     unconfirmed: Counter, "switchboard_unconfirmed_total", "messages",
         "Acknowledged messages that were let go before every replica was known to have them.";
+    nodes_buried: Counter, "switchboard_nodes_buried_total", "nodes",
+        "Nodes that this one declared dead, and whose locations it removed.";
     generations: Family<Begun>, "switchboard_generations_total", "generations",
         "Subscriptions of this node that began, by what ended the one before.";
     backplane_up: Gauge, "switchboard_backplane_up", "0 or 1", "1 while the backplane is connected and heard.";

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use backplane::SharedNode;
 use connection::{Counts, Message, PullCause, SendFault, Settings};
 use delivery::{Kind, Place, Reason};
-use protocol::{Address, ErrorCode, NodeId};
+use protocol::{Address, ErrorCode};
 use tokio::sync::oneshot;
 
 use crate::asker::Asker;
@@ -22,7 +23,11 @@ use crate::registry::Registry;
 /// The shared handles of one node.
 #[derive(Debug)]
 pub struct Node {
-    pub(crate) id: NodeId,
+    /// Its name and incarnation; the incarnation changes if others declare it dead.
+    pub(crate) id: SharedNode,
+    pub(crate) name: String,
+    /// Heartbeats so far.
+    pub(crate) beats: AtomicU64,
     pub(crate) settings: Arc<Settings>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,

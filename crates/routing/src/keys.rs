@@ -57,6 +57,21 @@ impl Keys<'_> {
         format!("{}:{{{tag}}}:l:{process:016x}:{}", self.prefix, lane.0)
     }
 
+    /// The heartbeats of all nodes.
+    pub fn nodes(&self) -> String {
+        format!("{}:nodes", self.prefix)
+    }
+
+    /// Nodes that were declared dead.
+    pub fn dead(&self) -> String {
+        format!("{}:dead", self.prefix)
+    }
+
+    /// What [`Keys::located`] is in every partition.
+    pub fn located_everywhere(&self, node: &NodeId) -> Vec<String> {
+        self.tags.iter().map(|tag| format!("{}:{{{tag}}}:at:{node}", self.prefix)).collect()
+    }
+
     fn tag(&self, record: &str) -> &str {
         &self.tags[usize::from(self.topology.partition(record).0)]
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use delivery::{Attached, Replication, Verified};
 use fred::clients::Client;
-use fred::interfaces::PubsubInterface;
+use fred::interfaces::{PubsubInterface, SetsInterface};
 use fred::types::Value;
 use protocol::limits::DEVICES_MAX;
 use protocol::{Bundle, Cursor, DeviceId, NodeId, Page, Text};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::scripts::{Scripts, bytes_of, classify, items_of};
 use super::{RedisSettings, append, requests};
 use crate::api::{
-    Answer, AttachRequest, Batch, BatchResult, DetachRequest, HistoryRequest, Log, ReadRequest, VerifyRequest,
+    Answer, AttachRequest, Batch, BatchResult, DetachRequest, HistoryRequest, Log, Pulse, ReadRequest, VerifyRequest,
 };
 use crate::error::{BackplaneError, HistoryError, Loss};
 
@@ -58,13 +58,15 @@ pub(super) struct RedisCommands {
     pub(super) scripts: Arc<Scripts>,
     pub(super) doubt: Arc<Doubt>,
     pub(super) clock: Arc<RedisClock>,
+    /// The node's name in this generation.
+    pub(super) node: NodeId,
     /// `master_replid` when the generation began.
     pub(super) lineage: String,
 }
 
 impl std::fmt::Debug for RedisCommands {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisCommands").field("node", &self.settings.node).finish_non_exhaustive()
+        f.debug_struct("RedisCommands").field("node", &self.node).finish_non_exhaustive()
     }
 }
 
@@ -139,7 +141,7 @@ impl RedisCommands {
             self.clock.set(now_us);
         }
         if let BatchResult::Answered(answer) = &result {
-            if answer.receivers.iter().any(|(node, heard)| *node == self.settings.node && *heard == 0) {
+            if answer.receivers.iter().any(|(node, heard)| *node == self.node && *heard == 0) {
                 self.doubt.raise(Loss::Unheard);
             }
             answer.groups.iter().filter_map(|g| g.as_ref().err()).for_each(|why| self.book_refusal(why));
@@ -163,8 +165,8 @@ impl RedisCommands {
         let names = self.settings.topology.keys();
         let (mut keys, mut args) = (Vec::with_capacity(2 * list.len()), Vec::with_capacity(4 * list.len()));
         for DetachRequest { of, connection, reg } in list {
-            keys.extend([names.record(of).meta, names.located(of, &self.settings.node)]);
-            args.extend([requests::text(of), requests::text(self.settings.node.as_str())]);
+            keys.extend([names.record(of).meta, names.located(of, &self.node)]);
+            args.extend([requests::text(of), requests::text(self.node.as_str())]);
             args.extend([requests::connection(*connection), requests::number(*reg)]);
         }
         let answers = items_of(self.book(self.scripts.detach.run(&self.client, keys, args).await)?);
@@ -173,7 +175,59 @@ impl RedisCommands {
     }
 }
 
+/// Addresses of a dead node that one call cleans.
+const REAP_MAX: usize = 128;
+
+impl RedisCommands {
+    async fn run_heartbeat(&self, counter: &str) -> Result<Pulse, BackplaneError> {
+        let names = self.settings.topology.keys();
+        let args = vec![requests::text(self.node.as_str()), requests::text(counter)];
+        let answer = self.scripts.heartbeat.run(&self.client, vec![names.nodes(), names.dead()], args).await;
+        let parts: Vec<String> = items_of(self.book(answer)?).into_iter().filter_map(Value::into_string).collect();
+        let is_dead = parts.first().is_some_and(|flag| flag == "1");
+        let pair = |two: &[String]| Some((NodeId::parse(two.first()?).ok()?, two.get(1)?.clone()));
+        Ok(Pulse { is_dead, nodes: parts.get(1..).unwrap_or_default().chunks(2).filter_map(pair).collect() })
+    }
+
+    async fn run_reap(&self, node: &NodeId) -> Result<u64, BackplaneError> {
+        let names = self.settings.topology.keys();
+        let mut cleaned = 0;
+        for located in names.located_everywhere(node) {
+            loop {
+                let some = self.client.srandmember::<Vec<String>, _>(located.as_str(), Some(REAP_MAX)).await;
+                let some = self.book(some.map_err(classify))?;
+                if some.is_empty() {
+                    break;
+                }
+                let metas = some.iter().map(|of| names.record(of).meta);
+                let keys = std::iter::once(located.clone()).chain(metas).collect();
+                let args = std::iter::once(node.as_str()).chain(some.iter().map(String::as_str)).map(requests::text);
+                let answer = self.scripts.reap.run(&self.client, keys, args.collect()).await;
+                cleaned += self.book(answer)?.as_u64().unwrap_or(0);
+            }
+        }
+        Ok(cleaned)
+    }
+}
+
 impl Log for RedisCommands {
+    fn heartbeat<'a>(&'a self, counter: &'a str) -> Answer<'a, Result<Pulse, BackplaneError>> {
+        Box::pin(self.run_heartbeat(counter))
+    }
+
+    fn bury<'a>(&'a self, node: &'a NodeId, counter: &'a str) -> Answer<'a, Result<bool, BackplaneError>> {
+        Box::pin(async move {
+            let names = self.settings.topology.keys();
+            let args = vec![requests::text(node.as_str()), requests::text(counter)];
+            let answer = self.scripts.bury.run(&self.client, vec![names.nodes(), names.dead()], args).await;
+            Ok(self.book(answer)?.as_u64() == Some(1))
+        })
+    }
+
+    fn reap<'a>(&'a self, node: &'a NodeId) -> Answer<'a, Result<u64, BackplaneError>> {
+        Box::pin(self.run_reap(node))
+    }
+
     fn append<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Result<BatchResult, BackplaneError>> {
         Box::pin(self.run_append(batch))
     }

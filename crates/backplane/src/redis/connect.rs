@@ -160,6 +160,7 @@ async fn prepare(
     subscriber: Connected,
 ) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
     let doubt = Arc::new(Doubt::default());
+    let node = settings.node.get();
     // Built first, so that whatever fails below ends both clients with it.
     let messages = subscriber.client.message_rx();
     let clock = Arc::new(RedisClock::new(0));
@@ -171,7 +172,7 @@ async fn prepare(
         commands_task: commands.task,
         doubt: doubt.clone(),
         clock: clock.clone(),
-        channel: settings.topology.channel(&settings.node, routing::SlotGroup(0)).0,
+        channel: settings.topology.channel(&node, routing::SlotGroup(0)).0,
         probe: Probe::new(settings.process),
         watch: tokio::spawn(watch_master(commands.client.clone(), place.clone(), master, doubt.clone())),
     };
@@ -182,13 +183,13 @@ async fn prepare(
     }
     let scripts = Arc::new(Scripts::new());
     scripts.load(&client).await?;
-    let channels: Vec<String> = settings.topology.own_channels(&settings.node).into_iter().map(|c| c.0).collect();
+    let channels: Vec<String> = settings.topology.own_channels(&node).into_iter().map(|c| c.0).collect();
     subscription.subscriber.subscribe(channels).await.map_err(classify)?;
     // `subscribe` answers before the server has: an answer to PING behind it is the barrier.
     subscription.subscriber.ping::<Value>(None).await.map_err(classify)?;
     clock.start_at(time_us(&client).await?);
     subscription.hear_itself(Duration::from_secs(2)).await?;
     let lineage = lineage(&client).await?;
-    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock, lineage };
+    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock, node, lineage };
     Ok((commands, subscription))
 }

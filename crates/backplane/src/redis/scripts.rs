@@ -26,6 +26,9 @@ pub(super) struct Scripts {
     pub(super) detach: Script,
     pub(super) history: Script,
     pub(super) ack: Script,
+    pub(super) heartbeat: Script,
+    pub(super) bury: Script,
+    pub(super) reap: Script,
 }
 
 impl Script {
@@ -67,11 +70,15 @@ impl Scripts {
             detach: Script::new(include_str!("lua/detach.lua")),
             history: Script::new(include_str!("lua/history.lua")),
             ack: Script::new(include_str!("lua/ack.lua")),
+            heartbeat: Script::new(include_str!("lua/heartbeat.lua")),
+            bury: Script::new(include_str!("lua/bury.lua")),
+            reap: Script::new(include_str!("lua/reap.lua")),
         }
     }
 
     pub(super) fn load<'a>(&'a self, client: &'a Client) -> impl Future<Output = Result<(), BackplaneError>> + 'a {
-        let all = [&self.append, &self.attach, &self.verify, &self.detach, &self.history, &self.ack];
+        let first = [&self.append, &self.attach, &self.verify, &self.detach, &self.history, &self.ack];
+        let all = first.into_iter().chain([&self.heartbeat, &self.bury, &self.reap]);
         async move {
             for script in all {
                 script.load(client).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backplane::redis::COMMAND_TIMEOUT;
 use backplane::{
-    Backplane, Batch, BatchBuilder, Commands, Embedded, RedisBackplane, RedisSettings, Source, Subscription,
+    Backplane, Batch, BatchBuilder, Commands, Embedded, RedisBackplane, RedisSettings, SharedNode, Source, Subscription,
 };
 use bytes::Bytes;
 use delivery::{BatchNumber, Kind, Limits, NewMessage, Registration};
@@ -32,7 +32,7 @@ pub(crate) struct Generation {
 pub(crate) fn redis_settings(url: String, prefix: &str, limits: Limits) -> RedisSettings {
     RedisSettings {
         url,
-        node: node("a"),
+        node: SharedNode::new(node("a")),
         topology: topology(prefix),
         limits,
         process: 7,

@@ -76,13 +76,13 @@ impl Desk {
             Some((_, last)) => *last = reg,
             None => self.registered.push((record.clone(), reg)),
         }
-        Registration { node: node.id.clone(), connection: self.id, reg, device }
+        Registration { node: node.id.get(), connection: self.id, reg, device }
     }
 
     /// The registration that there is: a verify that finds it in its place writes nothing.
     fn present(&mut self, node: &Node, record: &Text, device: Option<DeviceId>) -> Registration {
         match self.registered.iter().find(|(there, _)| there == record) {
-            Some((_, reg)) => Registration { node: node.id.clone(), connection: self.id, reg: *reg, device },
+            Some((_, reg)) => Registration { node: node.id.get(), connection: self.id, reg: *reg, device },
             None => self.registration(node, record, device),
         }
     }

@@ -1,0 +1,83 @@
+//! This node among the others: it counts, watches who counts no more, and cleans up after the dead.
+//!
+//! Rule 9 of docs/delivery.md ("On the node"); who is dead is decided by `delivery::death`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use backplane::{Commands, Loss};
+use delivery::death::Observer;
+use protocol::NodeId;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Node;
+
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+
+/// The dead are looked after again: an attach of theirs may have been on its way.
+const REAP_AGAIN: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3_600)];
+
+/// Counts and watches for one generation. Ends only if others have declared this node dead: then it has a new name, under
+/// which the next generation registers everything again.
+pub(crate) async fn run(node: &Arc<Node>, commands: &Commands, stop: &CancellationToken) -> Loss {
+    let mut observer = Observer::default();
+    loop {
+        // The count goes on through all generations: one that began anew would look like one that stands still.
+        let beat = node.beats.fetch_add(1, Ordering::Relaxed);
+        let counter = format!("{beat} {} {}", node.registry.count(), env!("CARGO_PKG_VERSION"));
+        match commands.heartbeat(&counter).await {
+            Ok(pulse) if pulse.is_dead => {
+                rename(node);
+                return Loss::Buried;
+            }
+            Ok(pulse) => {
+                for (dead, counter) in observer.on_pulse(&pulse.nodes, &node.id.get(), node.clock.now()) {
+                    bury(node, commands, dead, &counter, stop).await;
+                }
+            }
+            // Whoever could not count himself cannot say that others did not.
+            Err(_) => observer = Observer::default(),
+        }
+        tokio::time::sleep(BEAT_EVERY).await;
+    }
+}
+
+/// Death is final: the old name is never used again.
+fn rename(node: &Node) {
+    let old = node.id.get();
+    match NodeId::new(&node.name, rand::random()) {
+        Ok(new) => {
+            tracing::error!(%old, %new, "others declared this node dead: it goes on under a new name");
+            node.id.set(new);
+        }
+        Err(error) => tracing::error!(%error, "no new name"),
+    }
+}
+
+async fn bury(node: &Arc<Node>, commands: &Commands, dead: NodeId, counter: &str, stop: &CancellationToken) {
+    // One of all observers gets to do it.
+    if !matches!(commands.bury(&dead, counter).await, Ok(true)) {
+        return;
+    }
+    node.metrics.nodes_buried.increment(1);
+    reap(commands, &dead).await;
+    let (node, stop) = (node.clone(), stop.clone());
+    tokio::spawn(async move {
+        for wait in REAP_AGAIN {
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+            if let Some(commands) = node.current.get() {
+                reap(&commands, &dead).await;
+            }
+        }
+    });
+}
+
+async fn reap(commands: &Commands, dead: &NodeId) {
+    match commands.reap(dead).await {
+        Ok(cleaned) => tracing::warn!(%dead, cleaned, "a dead node's locations are removed"),
+        Err(error) => tracing::warn!(%dead, %error, "a dead node's locations stay until the next time"),
+    }
+}

@@ -150,6 +150,12 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// See [`BackplaneError`]: the acks are lost then, and come again with the next message.
     fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>>;
 
+    /// Waits until a replica has everything that this generation's master has stored so far.
+    ///
+    /// # Errors
+    /// No replica confirmed it in time, or there is none: whether it survives a failover is not known.
+    fn replicated(&self) -> Answer<'_, Result<(), BackplaneError>>;
+
     /// Counts for this node, and reads the counters of all.
     ///
     /// # Errors

@@ -283,6 +283,10 @@ impl Log for Handle {
         })
     }
 
+    fn replicated(&self) -> Answer<'_, Result<(), BackplaneError>> {
+        Box::pin(async { Err(BackplaneError::NotRun("the embedded backplane has no replica".to_owned())) })
+    }
+
     fn heartbeat<'a>(&'a self, _counter: &'a str) -> Answer<'a, Result<Pulse, BackplaneError>> {
         // There is nobody else.
         Box::pin(async { Ok(Pulse::default()) })

@@ -8,6 +8,7 @@ mod append;
 mod commands;
 mod connect;
 pub mod doctor;
+mod replicas;
 mod requests;
 mod scripts;
 mod subscription;

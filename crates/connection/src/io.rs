@@ -162,6 +162,8 @@ pub enum Request {
     Append {
         message: Message,
         retry_age_ms: Option<u64>,
+        /// Its answer waits until a replica has it.
+        replicated: bool,
     },
     /// Hand a message to whoever is there; it is kept nowhere.
     Publish(Message),

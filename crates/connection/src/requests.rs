@@ -62,14 +62,14 @@ impl Connection {
         if !self.begin_request(&send.id) {
             return;
         }
-        let Send { id, to, body, ephemeral, retry_age_ms, expires_ms } = send;
+        let Send { id, to, body, ephemeral, retry_age_ms, expires_ms, replicated } = send;
         let message = Message { id, to, from, body, expires_ms };
         if ephemeral {
             self.counts.sends_ephemeral += 1;
             self.request(Request::Publish(message));
         } else {
             self.counts.sends_durable += 1;
-            self.request(Request::Append { message, retry_age_ms });
+            self.request(Request::Append { message, retry_age_ms, replicated });
         }
     }
 

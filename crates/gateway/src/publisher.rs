@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Slot};
+use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands, Slot};
 use connection::{Input, Message, SendFault};
 use delivery::batch::{Next, Outcome, after};
-use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Placed};
+use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Place, Placed};
 use metrics::Histogram;
 use parking_lot::Mutex;
 use protocol::{Address, Envelope, Epoch, ErrorCode, MessageId, Millis, Text};
@@ -45,6 +45,8 @@ pub(crate) struct Outgoing {
     /// Since when a retry's age has grown in this node.
     pub(crate) since: Millis,
     pub(crate) reply: Reply,
+    /// The answer waits until a replica has it.
+    pub(crate) replicated: bool,
 }
 
 impl Outgoing {
@@ -70,7 +72,7 @@ impl Outgoing {
         };
         // A device's messages go through the record of its user.
         let record = if matches!(to, Address::Device(..)) { backplane::api::record_of(&to) } else { envelope.to };
-        Self { id, to, record, message, since, reply }
+        Self { id, to, record, message, since, reply, replicated: false }
     }
 }
 
@@ -107,6 +109,7 @@ struct Waiting {
     id: MessageId,
     to: Address,
     reply: Option<Reply>,
+    replicated: bool,
 }
 
 impl Publisher {
@@ -189,7 +192,7 @@ impl Publisher {
                 Ok(BatchResult::Answered(answer)) => {
                     // Before anybody hears `sent`: what is promised is kept.
                     self.keeper.keep(&batch, &answer);
-                    waiting.iter_mut().for_each(|w| answer_one(w, &answer));
+                    waiting.iter_mut().for_each(|w| answer_one(w, &answer, commands.as_ref()));
                     (Outcome::Answered, String::new())
                 }
                 Ok(BatchResult::Stale) => (Outcome::Stale, "the batch came too late and was not stored".to_owned()),
@@ -226,7 +229,7 @@ impl Publisher {
     }
 
     /// Waits for somebody to ask, and meanwhile tells those who have waited long enough.
-    async fn wait_for_next(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) -> Option<backplane::Commands> {
+    async fn wait_for_next(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) -> Option<Commands> {
         let timeout_ms = self.timeout_ms();
         let queue = &self.lanes[usize::from(lane.0)];
         // At least one tick between two askings, so that a backplane that fails at once is not hammered.
@@ -250,24 +253,48 @@ impl Publisher {
         let now = self.clock.now();
         let mut builder = BatchBuilder::default();
         let mut waiting = Vec::with_capacity(items.len());
-        for Outgoing { id, to, record, mut message, since, reply } in items {
+        for Outgoing { id, to, record, mut message, since, reply, replicated } in items {
             if let Some(us) = &mut message.search_us {
                 *us += now.since(since) * 1_000;
             }
             let slot = builder.push(&record, message, || Epoch(rand::random()));
-            waiting.push(Waiting { slot, id, to, reply: Some(reply) });
+            waiting.push(Waiting { slot, id, to, reply: Some(reply), replicated });
         }
         (builder.finish(lane, Some(number), deadline_us), waiting)
     }
 }
 
-fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer) {
+fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer, commands: Option<&Commands>) {
     let result = answer.get(waiting.slot).map_err(|why| {
         // For operators: a sender can do nothing with what Redis says of a key.
         tracing::warn!(why, "the backplane refused the messages of an address");
         unavailable("the backplane refused it")
     });
-    tell_waiting(waiting, result);
+    match (result, commands) {
+        (Ok(placed), Some(commands)) if waiting.replicated && is_kept(placed.place) => {
+            wait_for_replica(waiting, placed, commands.clone());
+        }
+        (result, _) => tell_waiting(waiting, result),
+    }
+}
+
+fn is_kept(place: Place) -> bool {
+    matches!(place, Place::Stored(_) | Place::Found(_))
+}
+
+/// Answers once a replica of the master that stored it has it. The lane goes on meanwhile.
+fn wait_for_replica(waiting: &mut Waiting, placed: Placed, commands: Commands) {
+    let Some(reply) = waiting.reply.take() else { return };
+    let (id, to) = (waiting.id.clone(), waiting.to.clone());
+    tokio::spawn(async move {
+        let result = commands.replicated().await.map(|()| placed).map_err(|error| {
+            tracing::debug!(%error, "a message is stored, and not known to be replicated");
+            let message =
+                "it is stored, but no replica confirmed it in time; ask again with `retry` and `age_ms`".to_owned();
+            SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
+        });
+        reply.tell(&id, &to, result);
+    });
 }
 
 fn tell_waiting(waiting: &mut Waiting, result: Result<Placed, SendFault>) {

@@ -57,6 +57,11 @@ impl Keys<'_> {
         format!("{}:{{{tag}}}:l:{process:016x}:{}", self.prefix, lane.0)
     }
 
+    /// What a node writes before it asks how many replicas have everything up to that write.
+    pub fn wait(&self, node: &NodeId) -> String {
+        format!("{}:{{{}}}:wait:{node}", self.prefix, self.tags[0])
+    }
+
     /// The heartbeats of all nodes.
     pub fn nodes(&self) -> String {
         format!("{}:nodes", self.prefix)

@@ -14,6 +14,7 @@ use routing::SlotGroup;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::replicas::Replicas;
 use super::scripts::{Scripts, bytes_of, classify, items_of};
 use super::{RedisSettings, append, requests};
 use crate::api::{
@@ -58,6 +59,7 @@ pub(super) struct RedisCommands {
     pub(super) scripts: Arc<Scripts>,
     pub(super) doubt: Arc<Doubt>,
     pub(super) clock: Arc<RedisClock>,
+    pub(super) replicas: Replicas,
     /// The node's name in this generation.
     pub(super) node: NodeId,
     /// `master_replid` when the generation began.
@@ -211,6 +213,10 @@ impl RedisCommands {
 }
 
 impl Log for RedisCommands {
+    fn replicated(&self) -> Answer<'_, Result<(), BackplaneError>> {
+        Box::pin(self.replicas.confirm())
+    }
+
     fn heartbeat<'a>(&'a self, counter: &'a str) -> Answer<'a, Result<Pulse, BackplaneError>> {
         Box::pin(self.run_heartbeat(counter))
     }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::RedisSettings;
 use super::address::{self, Place};
 use super::commands::{Doubt, RedisClock, RedisCommands};
+use super::replicas::Replicas;
 use super::scripts::{Scripts, bytes_of, classify, items_of};
 use super::subscription::{Probe, RedisSubscription};
 use crate::error::{BackplaneError, Loss};
@@ -174,7 +175,7 @@ async fn prepare(
         clock: clock.clone(),
         channel: settings.topology.channel(&node, routing::SlotGroup(0)).0,
         probe: Probe::new(settings.process),
-        watch: tokio::spawn(watch_master(commands.client.clone(), place.clone(), master, doubt.clone())),
+        watch: tokio::spawn(watch_master(commands.client.clone(), place.clone(), master.clone(), doubt.clone())),
     };
     let client = commands.client;
     let role = role_of(ask(&client, "ROLE").await?).unwrap_or_default();
@@ -190,6 +191,8 @@ async fn prepare(
     clock.start_at(time_us(&client).await?);
     subscription.hear_itself(Duration::from_secs(2)).await?;
     let lineage = lineage(&client).await?;
-    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock, node, lineage };
+    let waiting = connect(settings, master, 32).await?;
+    let replicas = Replicas::new(waiting.client, waiting.task, settings.topology.keys().wait(&node), doubt.clone());
+    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock, replicas, node, lineage };
     Ok((commands, subscription))
 }

@@ -304,3 +304,42 @@ fn a_url_that_is_none_is_refused_without_being_shown() {
     assert!(error.contains("expected redis://") && !error.contains("secret"));
     assert!(!format!("{:?}", settings("redis://user:secret@host")).contains("secret"));
 }
+
+/// WAIT on a connection that wrote nothing lies; behind a write of its own it covers every append before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicated_is_confirmed_by_a_replica_that_has_it_and_by_nobody_else() {
+    let (redis, generation) = start().await;
+    stored(append(&generation, "user:b", Some(1), &["m1"]).await);
+    let alone = generation.commands.replicated().await.unwrap_err();
+    assert!(matches!(alone, BackplaneError::Unknown(_)), "there is no replica: {alone}");
+    redis.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &redis.port().to_string()]).unwrap();
+    testkit::eventually("the replica is there", Duration::from_secs(10), async || {
+        redis.cli(&["INFO", "replication"]).contains("state=online").then_some(())
+    })
+    .await
+    .unwrap();
+    stored(append(&generation, "user:b", Some(2), &["m2"]).await);
+    // Many at once share a WAIT or two.
+    let one = || {
+        let commands = generation.commands.clone();
+        tokio::spawn(async move { commands.replicated().await })
+    };
+    let many: Vec<_> = (0..50).map(|_| one()).collect();
+    for confirmed in many {
+        confirmed.await.unwrap().unwrap();
+    }
+    let waits = redis.cli(&["INFO", "commandstats"]);
+    let waits =
+        waits.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls=")?.split(',').next()?.parse::<u32>().ok());
+    assert!(waits.is_some_and(|count| count < 30), "{waits:?} calls for 51 askers");
+    let topology = topology("sb");
+    assert_eq!(replica.cli(&["LLEN", &topology.keys().record("user:b").inbox]), "3", "the base and both");
+    replica.stop().unwrap();
+    stored(append(&generation, "user:b", Some(3), &["m3"]).await);
+    let begun = tokio::time::Instant::now();
+    assert!(generation.commands.replicated().await.is_err(), "the replica stands still");
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    replica.cont().unwrap();
+    generation.commands.replicated().await.unwrap();
+}

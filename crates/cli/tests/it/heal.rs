@@ -315,3 +315,23 @@ async fn a_node_that_was_declared_dead_and_lives_goes_on_under_a_new_name() -> R
 async fn read_to_durable(bob: &mut Client, last: usize) -> Result<()> {
     bob.wait_for("the message", |frame| frame["id"] == format!("m{last}")).await.map(drop)
 }
+
+/// Without a replica nobody can confirm it: the message is stored and delivered, and its sender is told what is not known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_no_replica_confirms_is_delivered_and_its_outcome_unknown() -> Result<()> {
+    let fleet = Fleet::start().await?;
+    let (mut alice, mut bob) = (fleet.alice().await?, fleet.bob().await?);
+    let mut frame = message(0);
+    frame["ack"] = json!("replicated");
+    alice.send(&frame).await?;
+    judge(&read_to(&mut bob, 0).await?, 1)?;
+    let answer = alice.answer("m0").await?;
+    ensure!(answer["code"] == "unknown_outcome" && answer.get("final").is_none(), "{answer}");
+    // A sender that asks only for `stored` does not wait behind it.
+    let begun = tokio::time::Instant::now();
+    frame["id"] = json!("m1");
+    alice.send(&frame).await?;
+    send(&mut alice, 2).await?;
+    ensure!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    Ok(())
+}

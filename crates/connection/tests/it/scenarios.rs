@@ -149,7 +149,9 @@ fn a_trimmed_cursor_is_told_exactly_how_many_were_lost() {
 fn a_send_is_answered_once_with_its_place_or_with_what_to_do() {
     let mut bob = Harness::open(settings(), 0);
     bob.say(r#"{"type":"send","id":"1","to":"user:alice","body":{"x":1}}"#);
-    let Request::Append { message: Message { id, to, from, body, .. }, retry_age_ms: None } = bob.asked() else {
+    let Request::Append { message: Message { id, to, from, body, .. }, retry_age_ms: None, replicated: false } =
+        bob.asked()
+    else {
         panic!()
     };
     assert_eq!((from, &body.bytes[..]), (own(), &b"{\"x\":1}"[..]));
@@ -164,6 +166,19 @@ fn a_send_is_answered_once_with_its_place_or_with_what_to_do() {
     let frames = bob.get();
     assert_eq!((&frames[0]["code"], &frames[0]["retry_ms"]), (&json!("unavailable"), &json!(9)));
     assert_eq!((&frames[1]["code"], &frames[1]["final"]), (&json!("unknown_outcome"), &json!(true)));
+}
+
+#[test]
+fn a_send_may_wait_for_a_replica_and_an_ephemeral_one_may_not() {
+    let mut bob = Harness::open(settings(), 0);
+    bob.say(r#"{"type":"send","id":"1","to":"user:alice","body":1,"ack":"replicated"}"#);
+    assert!(matches!(bob.asked(), Request::Append { replicated: true, .. }));
+    bob.say(r#"{"type":"send","id":"2","to":"user:alice","body":1,"ack":"replicated","ephemeral":true}"#);
+    bob.say(r#"{"type":"send","id":"3","to":"user:alice","body":1,"ack":"carved"}"#);
+    assert!(
+        bob.get().iter().all(|f| f["code"] == "bad_request" && f["message"].as_str().unwrap().starts_with("`ack`"))
+    );
+    assert!(bob.asked_nothing());
 }
 
 #[test]

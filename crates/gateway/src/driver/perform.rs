@@ -44,8 +44,10 @@ impl Desk {
                 let request = VerifyRequest { of: record, registration, cursor };
                 node.asker.verify(Asked { request, of, mailbox: self.mailbox.clone() });
             }
-            Request::Append { message, retry_age_ms } => self.send(node, message, Kind::Durable, retry_age_ms),
-            Request::Publish(message) => self.send(node, message, Kind::Ephemeral, None),
+            Request::Append { message, retry_age_ms, replicated } => {
+                self.send(node, message, Kind::Durable, retry_age_ms, replicated);
+            }
+            Request::Publish(message) => self.send(node, message, Kind::Ephemeral, None, false),
             Request::History { id, of, before, limit } => {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
                 let request = HistoryRequest { of: record_text(&of), before, limit };
@@ -87,9 +89,10 @@ impl Desk {
         }
     }
 
-    fn send(&self, node: &Node, message: Message, kind: Kind, retry_age_ms: Option<u64>) {
+    fn send(&self, node: &Node, message: Message, kind: Kind, retry_age_ms: Option<u64>, replicated: bool) {
         let reply = Reply::Connection(self.mailbox.clone());
-        node.publisher.submit(Outgoing::new(message, kind, retry_age_ms, node.clock.now(), reply));
+        let outgoing = Outgoing::new(message, kind, retry_age_ms, node.clock.now(), reply);
+        node.publisher.submit(Outgoing { replicated, ..outgoing });
     }
 
     /// The connection ended: exactly its own registrations go.

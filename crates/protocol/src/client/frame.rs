@@ -81,6 +81,8 @@ pub struct Send {
     /// Milliseconds since the first try, if this is not the first.
     pub retry_age_ms: Option<u64>,
     pub expires_ms: Option<u64>,
+    /// `ack: "replicated"`: `sent` waits until a replica has it.
+    pub replicated: bool,
 }
 
 /// A body as it came, unparsed. `Debug` prints its length only.
@@ -215,10 +217,16 @@ impl<'a> FieldReader<'_, 'a> {
             (true, Some(age)) => Some(age),
             (true, None) => return Err(missing("age_ms", "the milliseconds since the first try")),
         };
-        match self.text("ack")?.as_deref() {
-            None | Some("stored") => {}
-            Some(other) => return Err(format!("`ack`: expected \"stored\", got {}", shown(other))),
-        }
+        let replicated = match self.text("ack")?.as_deref() {
+            None | Some("stored") => false,
+            Some("replicated") if ephemeral => {
+                return Err("`ack`: an ephemeral message is kept nowhere, so no replica can have it".to_owned());
+            }
+            Some("replicated") => true,
+            Some(other) => {
+                return Err(format!("`ack`: expected \"stored\" or \"replicated\", got {}", shown(other)));
+            }
+        };
         if matches!(to, Address::Device(..)) && !ephemeral {
             return Err(
                 "`to`: one device takes ephemeral messages only; expected user:ID, or `ephemeral: true`".to_owned()
@@ -229,7 +237,7 @@ impl<'a> FieldReader<'_, 'a> {
             return Err("`expires_ms`: expected at least 1 millisecond, got 0".to_owned());
         }
         let body = Body { encoding: raw.encoding, bytes: frame.slice_ref(raw.bytes) };
-        Ok(Send { id, to, body, ephemeral, retry_age_ms, expires_ms })
+        Ok(Send { id, to, body, ephemeral, retry_age_ms, expires_ms, replicated })
     }
 
     fn history(&self) -> Result<ClientFrame, String> {

@@ -91,11 +91,23 @@ impl Connection {
                 if was_attach {
                     stream.routed = attached.routed;
                 }
+                // The log forked under the cursor. Before everything is replayed, the places before it are asked about.
+                let is_fork = matches!(attached.start, Start::Reset { reason: Reason::Fork | Reason::Ahead, .. });
+                let asked_all = std::mem::take(&mut stream.is_asking_all);
+                let places = stream.consumer.places();
+                if is_fork && !asked_all && places.len() > 1 {
+                    stream.is_asking = true;
+                    stream.is_asking_all = true;
+                    let read = Request::Read { of: stream.of.clone(), after: places };
+                    self.outputs.push_back(Output::Request(read));
+                    return;
+                }
                 self.on_page(of, &attached, device.as_ref(), now);
             }
             answer => {
                 // What was not registered has still to be.
                 stream.reattach |= was_attach;
+                stream.is_asking_all = false;
                 // No record: attach begins one, and says `reset`. Nobody to ask: asked again soon.
                 stream.reattach |= answer.is_ok();
                 stream.consumer.on_failed();

@@ -18,6 +18,8 @@ pub(crate) struct Stream {
     pub(crate) is_asking: bool,
     /// The one in flight is an attach.
     pub(crate) is_attaching: bool,
+    /// The one in flight names every place that is known, because the cursor alone did not hold.
+    pub(crate) is_asking_all: bool,
     /// The next pull has to register as well.
     pub(crate) reattach: bool,
     /// The location is written: live messages come.
@@ -43,6 +45,7 @@ impl Stream {
             consumer: Consumer::attaching(Cursor::default()),
             is_asking: true,
             is_attaching: false,
+            is_asking_all: false,
             reattach: false,
             routed: true,
             again_to: 0,

@@ -41,10 +41,16 @@ enum State {
 /// Places delivered in a row whose repeat is nothing to wonder about.
 const RECENT: usize = 16;
 
+/// Entries whose number is a multiple of these are remembered longer, the last two of each: where a fork lies far back, the
+/// replay starts there and not at the oldest that is kept.
+const MARKS: [u64; 2] = [64, 512];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Recent {
     places: [(u64, Stamp); RECENT],
     next: usize,
+    /// For each of [`MARKS`] the last two, the newer first.
+    marks: [[Option<(u64, Stamp)>; 2]; MARKS.len()],
 }
 
 impl Consumer {
@@ -84,6 +90,22 @@ impl Consumer {
             return Step::Ignore;
         }
         self.pull()
+    }
+
+    /// All places that this consumer knows to have delivered, newest first: what a fork is compared with, so that it
+    /// replays little.
+    pub fn places(&self) -> Vec<Cursor> {
+        let mut known: Vec<(u64, Stamp)> = Vec::new();
+        if let Some(recent) = self.recent.as_deref() {
+            known.extend(recent.places.iter().filter(|(seq, _)| *seq > 0));
+            known.extend(recent.marks.iter().flatten().flatten());
+        }
+        let epoch = self.cursor.epoch;
+        let mut places: Vec<Cursor> = known.into_iter().map(|(seq, stamp)| Cursor { epoch, seq, stamp }).collect();
+        places.push(self.cursor);
+        places.sort_unstable_by_key(|at| std::cmp::Reverse((at.seq, at.stamp)));
+        places.dedup();
+        places
     }
 
     /// Something was missed: a full mailbox, a generation that ended.
@@ -156,9 +178,16 @@ impl Consumer {
 
     fn advance(&mut self, at: Cursor) {
         self.cursor = at;
-        let recent = self.recent.get_or_insert_with(|| Box::new(Recent { places: [(0, Stamp(0)); RECENT], next: 0 }));
+        let recent = self.recent.get_or_insert_with(|| {
+            Box::new(Recent { places: [(0, Stamp(0)); RECENT], next: 0, marks: [[None; 2]; MARKS.len()] })
+        });
         recent.places[recent.next] = (at.seq, at.stamp);
         recent.next = (recent.next + 1) % RECENT;
+        for (marks, every) in recent.marks.iter_mut().zip(MARKS) {
+            if at.seq.is_multiple_of(every) {
+                *marks = [Some((at.seq, at.stamp)), marks[0]];
+            }
+        }
     }
 
     fn is_recent(&self, at: &Cursor) -> bool {
@@ -247,6 +276,17 @@ mod tests {
         assert_eq!(consumer.on_page(start, [first], first, false), Step::Ignore);
         assert_eq!(consumer.cursor(), first);
         assert_eq!(live(&mut consumer, 7), Step::Pull);
+    }
+
+    #[test]
+    fn a_consumer_remembers_the_last_few_and_some_of_long_ago() {
+        assert_eq!(Consumer::attaching(at(3)).places(), [at(3)]);
+        let numbers: Vec<u64> = consumer_at(1_100).places().iter().map(|place| place.seq).collect();
+        let expected: Vec<u64> = (1_085..=1_100).rev().chain([1_088, 1_024, 512]).collect();
+        let mut expected = expected;
+        expected.sort_unstable_by_key(|&n| std::cmp::Reverse(n));
+        expected.dedup();
+        assert_eq!(numbers, expected);
     }
 
     #[test]

@@ -128,6 +128,26 @@ fn what_cannot_be_proven_is_reset_and_the_replay_says_again() {
     assert_eq!(bob.get()[0].get("again"), None, "a message after the replay is new");
 }
 
+/// A failover took the last message back: without its own places the whole inbox would be replayed.
+#[test]
+fn a_fork_under_a_running_stream_asks_about_the_places_before_it() {
+    let mut bob = Harness::open(settings(), 0);
+    (1..=5).for_each(|seq| bob.live(seq));
+    bob.get();
+    bob.input(Input::Generation);
+    assert!(matches!(bob.asked(), Request::Attach(attach) if attach.cursors == [Some(at(5))]));
+    bob.give(Ok(Some(page(Start::Reset { reason: Reason::Ahead, lost: None }, 0, 4, 4))));
+    let Request::Read { after, .. } = bob.asked() else { panic!() };
+    assert_eq!(after, [at(5), at(4), at(3), at(2), at(1)]);
+    assert!(bob.get().is_empty(), "nothing is replayed before the answer");
+    bob.give(Ok(Some(page(Start::Reset { reason: Reason::Ahead, lost: None }, 4, 4, 4))));
+    let frames = bob.get();
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    assert_eq!((&frames[0]["type"], &frames[0]["cursor"]), (&json!("reset"), &json!(at(4).to_text())));
+    bob.live(5);
+    assert_eq!(bob.ids(), ["m5"]);
+}
+
 #[test]
 fn a_trimmed_cursor_is_told_exactly_how_many_were_lost() {
     let mut bob = Harness::new(settings());

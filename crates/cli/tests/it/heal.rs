@@ -335,3 +335,32 @@ async fn a_message_that_no_replica_confirms_is_delivered_and_its_outcome_unknown
     ensure!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
     Ok(())
 }
+
+/// A client whose answers filled the queue, and who then reads them all: its next frames were read only when a timer woke
+/// the connection, up to half a minute later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_late_is_read_from_again_at_once() -> Result<()> {
+    const AT_ONCE: usize = 500;
+    let fleet = Fleet::start().await?;
+    let mut bob = fleet.bob().await?;
+    let mut sent = 0;
+    let padding = "x".repeat(100);
+    // Pings until nobody takes any more: the node's queue, both kernels' buffers and the client's own are full.
+    loop {
+        let pings: Vec<Value> =
+            (sent..sent + AT_ONCE).map(|n| json!({"type": "ping", "id": format!("{padding}{n}")})).collect();
+        sent += AT_ONCE;
+        let batch = Value::Array(pings);
+        if tokio::time::timeout(Duration::from_millis(300), bob.send(&batch)).await.is_err() {
+            break;
+        }
+        ensure!(sent < 1_000_000, "the node never stopped reading");
+    }
+    let last = format!("{padding}{}", sent - AT_ONCE - 1);
+    loop {
+        let pong = bob.next_json(Duration::from_secs(4)).await.context("the node went on late")?;
+        if pong["id"] == last {
+            return Ok(());
+        }
+    }
+}

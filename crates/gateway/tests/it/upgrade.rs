@@ -60,6 +60,28 @@ async fn what_is_no_websocket_handshake_is_refused_with_its_own_status() {
     assert_eq!(fixture.metric("switchboard_upgrades_refused_total{reason=\"handshake\"}"), 4.0);
 }
 
+/// DNS rebinding: a page whose own name has been pointed at 127.0.0.1 has the same host as its requests. Where nobody has
+/// to show who he is, that was enough to be anybody.
+#[tokio::test]
+async fn a_page_whose_name_was_pointed_at_this_machine_is_refused_where_users_are_taken_at_their_word() {
+    let fixture = Fixture::start(settings()).await;
+    let port = fixture.client.port();
+    let host = format!("evil.example:{port}");
+    let text =
+        format!("GET /v1/connect?user=a HTTP/1.1\r\nHost: {host}\r\n{UPGRADE}{KEY}Origin: http://{host}\r\n\r\n");
+    assert_eq!(request(fixture.client, &text).await.status, 403);
+    let local = text.replace("evil.example", "localhost");
+    assert_eq!(request(fixture.client, &local).await.status, 101);
+    let body = r#"{"to":"user:b","body":1}"#;
+    let host = format!("evil.example:{}", fixture.internal.port());
+    let head = format!(
+        "POST /v1/send HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    assert_eq!(request(fixture.internal, &(head + body)).await.status, 403);
+    assert!(fixture.node.sent.lock().is_empty());
+}
+
 #[tokio::test]
 async fn a_page_of_another_origin_is_refused_before_the_upgrade() {
     let mut fixture = Fixture::start(settings()).await;

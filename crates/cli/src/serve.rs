@@ -34,7 +34,8 @@ pub(crate) fn run(mut args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::
     let shown = config.clone();
     gateway::run_blocking(config, move |addresses| {
         if shown.redis.is_none() {
-            let text = first_steps(&Config { listen: addresses.listen, internal: addresses.internal, ..shown });
+            let text =
+                first_steps(&Config { listen: addresses.listen, internal: addresses.internal, ..shown }, &program());
             // A closed stdout is no reason not to serve.
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -61,14 +62,14 @@ fn start_log(filter: EnvFilter, format: LogFormat) {
 }
 
 /// What to paste next, for somebody who started a node to see what it is.
-fn first_steps(config: &Config) -> String {
+fn first_steps(config: &Config, program: &str) -> String {
     let (listen, internal) = (reachable(config.listen), reachable(config.internal));
     let url = if listen.to_string() == "127.0.0.1:8080" { String::new() } else { format!(" --url ws://{listen}") };
     let api =
         if internal.to_string() == "127.0.0.1:8081" { String::new() } else { format!(" --api http://{internal}") };
     let who = match &config.auth {
         Auth::None => "--user bob".to_owned(),
-        Auth::Jwt(_) => "--token \"$(switchboard token --user bob)\"".to_owned(),
+        Auth::Jwt(_) => format!("--token \"$({program} token --user bob)\""),
     };
     let (key, header) = match config.api_key {
         None => ("", ""),
@@ -76,11 +77,22 @@ fn first_steps(config: &Config) -> String {
     };
     format!(
         "Switchboard without Redis: one node, messages in its memory. Try it in other terminals:\n\n  \
-         switchboard listen{url} {who}\n  \
-         switchboard send{api}{key} --to user:bob '{{\"hello\":\"world\"}}'\n  \
+         {program} listen{url} {who}\n  \
+         {program} send{api}{key} --to user:bob '{{\"hello\":\"world\"}}'\n  \
          curl{header} http://{internal}/v1/send -d '{{\"to\":\"user:bob\",\"body\":{{\"hello\":\"world\"}}}}'\n\n\
          Metrics: http://{internal}/metrics\n\n"
     )
+}
+
+/// How this program was called, so that what is printed can be pasted: from `cargo run` it is on nobody's path.
+fn program() -> String {
+    let called = std::env::args().next().unwrap_or_default();
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+".contains(&b);
+    match called.as_str() {
+        "" => "switchboard".to_owned(),
+        plain if plain.bytes().all(is_plain) => called,
+        other => format!("'{}'", other.replace('\'', "'\\''")),
+    }
 }
 
 /// Where somebody on this machine finds a listener that listens everywhere.
@@ -119,16 +131,20 @@ mod tests {
 
     #[test]
     fn the_first_steps_fit_the_settings() {
-        let plain = first_steps(&config(|_| {}));
+        let plain = first_steps(&config(|_| {}), "switchboard");
         assert!(plain.contains("\n  switchboard listen --user bob\n"), "{plain}");
         assert!(plain.contains("\n  switchboard send --to user:bob '{\"hello\":\"world\"}'\n"), "{plain}");
         assert!(plain.contains("curl http://127.0.0.1:8081/v1/send -d '{\"to\":\"user:bob\""), "{plain}");
-        let other = first_steps(&config(|config| {
-            config.listen = "0.0.0.0:9000".parse().unwrap();
-            config.internal = "[::]:9001".parse().unwrap();
-        }));
+        let other = first_steps(
+            &config(|config| {
+                config.listen = "0.0.0.0:9000".parse().unwrap();
+                config.internal = "[::]:9001".parse().unwrap();
+            }),
+            "target/debug/switchboard",
+        );
         assert!(
-            other.contains("listen --url ws://127.0.0.1:9000") && other.contains("--api http://[::1]:9001"),
+            other.contains("\n  target/debug/switchboard listen --url ws://127.0.0.1:9000")
+                && other.contains("--api http://[::1]:9001"),
             "{other}"
         );
     }

@@ -81,10 +81,7 @@ impl Connection {
                 self.push_error(Some(id), ErrorCode::UnknownOutcome, message, None, true);
             }
             Ok(Placed { place, at, online }) => {
-                let reference = match place {
-                    Place::Stored(cursor) | Place::Found(cursor) => Some(cursor.to_ref(&to.record().to_string())),
-                    Place::Published | Place::Unprovable => None,
-                };
+                let reference = place.cursor().map(|cursor| cursor.to_ref(&to.record().to_string()));
                 self.outbox.push(&ServerFrame::Sent { id: id.as_str(), reference, at, online: Some(online) });
             }
             Err(fault) => self.push_error(Some(id), fault.code, &fault.message, fault.retry_ms, fault.is_final),

@@ -68,6 +68,16 @@ pub enum Place {
     Unprovable,
 }
 
+impl Place {
+    /// Where the message is stored, by this call or an earlier one.
+    pub fn cursor(&self) -> Option<Cursor> {
+        match self {
+            Self::Stored(cursor) | Self::Found(cursor) => Some(*cursor),
+            Self::Published | Self::Unprovable => None,
+        }
+    }
+}
+
 /// Where an address can be reached: a connection of a node, with the number of its registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {

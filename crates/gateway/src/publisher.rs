@@ -6,7 +6,7 @@ use std::time::Duration;
 use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands, Slot};
 use connection::{Input, Message, SendFault};
 use delivery::batch::{Next, Outcome, after};
-use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Place, Placed};
+use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Placed};
 use metrics::Histogram;
 use parking_lot::Mutex;
 use protocol::{Address, Envelope, Epoch, ErrorCode, MessageId, Millis, Text};
@@ -271,15 +271,11 @@ fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer, commands: Option<&Com
         unavailable("the backplane refused it")
     });
     match (result, commands) {
-        (Ok(placed), Some(commands)) if waiting.replicated && is_kept(placed.place) => {
+        (Ok(placed), Some(commands)) if waiting.replicated && placed.place.cursor().is_some() => {
             wait_for_replica(waiting, placed, commands.clone());
         }
         (result, _) => tell_waiting(waiting, result),
     }
-}
-
-fn is_kept(place: Place) -> bool {
-    matches!(place, Place::Stored(_) | Place::Found(_))
 }
 
 /// Answers once a replica of the master that stored it has it. The lane goes on meanwhile.

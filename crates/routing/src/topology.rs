@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::{Address, NodeId};
+use protocol::NodeId;
 
 use crate::hash::hash;
 use crate::keys::{Channel, Keys};
@@ -76,10 +76,6 @@ impl Topology {
         Partition((hash(record.as_bytes()) % u64::from(self.settings.partitions)) as u16)
     }
 
-    pub fn slot_group(&self, _partition: Partition) -> SlotGroup {
-        SlotGroup(0)
-    }
-
     /// One address, one lane: order is kept.
     pub fn lane(&self, record: &str) -> Lane {
         Lane(self.partition(record).0 % self.settings.lanes)
@@ -89,7 +85,7 @@ impl Topology {
         (0..self.settings.lanes).map(Lane)
     }
 
-    /// The keys of one record. An address text is taken as [`Address`] writes it.
+    /// The keys of one record. An address text is taken as [`protocol::Address`] writes it.
     pub fn keys(&self) -> Keys<'_> {
         Keys { prefix: &self.settings.prefix, tags: &self.tags, topology: self }
     }
@@ -107,11 +103,6 @@ impl Topology {
     /// All that a node subscribes to: its own channel, and everybody's.
     pub fn own_channels(&self, node: &NodeId) -> Vec<Channel> {
         vec![self.channel(node, SlotGroup(0)), Channel(format!("{}:all", self.settings.prefix))]
-    }
-
-    /// The text that names the record of an address.
-    pub fn record(address: &Address) -> String {
-        address.record().to_string()
     }
 }
 

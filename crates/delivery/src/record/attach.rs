@@ -2,7 +2,7 @@
 
 use protocol::client::From;
 use protocol::limits::{PAGE_BYTES_MAX, PAGE_MESSAGES_MAX};
-use protocol::{Cursor, DeviceId, Epoch, Page};
+use protocol::{Cursor, DeviceId, Epoch};
 
 use super::Record;
 use crate::types::{Attached, Limits, Reason, Registration, Standing, Start, Verified};
@@ -99,13 +99,5 @@ impl Record {
         let given = earlier.iter().flatten().find(|c| self.check(c).is_ok());
         let stored = stored.filter(|c| self.check(c).is_ok());
         given.into_iter().chain(stored).max_by_key(|c| c.seq).copied().unwrap_or_else(|| self.start())
-    }
-}
-
-/// An empty page at a place.
-impl Attached {
-    pub fn nothing_after(cursor: Cursor) -> Self {
-        let page = Page { entries: Vec::new(), end: cursor, more: false };
-        Self { start: Start::Resumed, cursor, head: cursor.seq, page, routed: false, registered: Vec::new() }
     }
 }

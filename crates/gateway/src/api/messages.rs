@@ -3,7 +3,6 @@
 //! A body passes unparsed, as the bytes that came. The messages of one call are sent in their order and are under way
 //! together; each is answered for itself.
 
-use std::borrow::Cow;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use futures_util::future::join_all;
 use futures_util::poll;
 use hyper::header::HeaderMap;
 use protocol::client::Body;
-use protocol::client::fields::{Fields, Raw, split};
+use protocol::client::fields::{Fields, split};
 use protocol::node::Encoding;
 use protocol::{Address, ErrorCode, MessageId, ServiceName};
 
@@ -130,11 +129,11 @@ impl<'a> Reader<'_, 'a> {
         if let Some(refusal) = raw.refusal {
             return Err(format!("`body`: {refusal}"));
         }
-        let (ephemeral, retry) = (self.bool("ephemeral")?, self.bool("retry")?);
+        let (ephemeral, retry) = (self.fields.bool("ephemeral")?, self.fields.bool("retry")?);
         if ephemeral && retry {
             return Err("`retry`: an ephemeral message is kept nowhere, so there is nothing to find again".to_owned());
         }
-        let retry_age_ms = match (retry, self.number("age_ms")?) {
+        let retry_age_ms = match (retry, self.fields.number("age_ms")?) {
             (false, _) => None,
             (true, None) => return Err("`age_ms` is missing: expected the milliseconds since the first try".to_owned()),
             (true, age) => age,
@@ -144,7 +143,7 @@ impl<'a> Reader<'_, 'a> {
                 "`to`: one device takes ephemeral messages only; expected user:ID, or `ephemeral: true`".to_owned()
             );
         }
-        let expires_ms = self.number("expires_ms")?;
+        let expires_ms = self.fields.number("expires_ms")?;
         if expires_ms == Some(0) {
             return Err("`expires_ms`: expected at least 1 millisecond, got 0".to_owned());
         }
@@ -161,32 +160,10 @@ impl<'a> Reader<'_, 'a> {
     }
 
     fn id(&self) -> Result<Option<MessageId>, String> {
-        self.text("id")?.map(|text| MessageId::parse(&text).map_err(|e| format!("`id`: {e}"))).transpose()
+        self.fields.text("id")?.map(|text| MessageId::parse(&text).map_err(|e| format!("`id`: {e}"))).transpose()
     }
 
     fn address(&self, name: &str) -> Result<Option<Address>, String> {
-        self.text(name)?.map(|text| Address::parse(&text).map_err(|e| format!("`{name}`: {e}"))).transpose()
+        self.fields.text(name)?.map(|text| Address::parse(&text).map_err(|e| format!("`{name}`: {e}"))).transpose()
     }
-
-    /// A field that is there and not null.
-    fn present(&self, name: &str) -> Option<Raw<'a>> {
-        self.fields.get(name).filter(|raw| !raw.is_null())
-    }
-
-    fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
-        self.present(name).map(|raw| raw.text().ok_or_else(|| unexpected(name, "a text", &raw))).transpose()
-    }
-
-    fn bool(&self, name: &str) -> Result<bool, String> {
-        self.present(name).map_or(Ok(false), |raw| raw.bool().ok_or_else(|| unexpected(name, "true or false", &raw)))
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, String> {
-        let number = |raw: Raw<'_>| raw.u64().ok_or_else(|| unexpected(name, "a whole number from 0 on", &raw));
-        self.present(name).map(number).transpose()
-    }
-}
-
-fn unexpected(name: &str, expected: &str, raw: &Raw<'_>) -> String {
-    format!("`{name}`: expected {expected}, got {}", raw.kind())
 }

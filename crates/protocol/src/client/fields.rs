@@ -55,9 +55,44 @@ impl<'a> Fields<'a> {
         self.list.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw)
     }
 
+    /// A field that is there and not null.
+    pub fn present(&self, name: &str) -> Option<Raw<'a>> {
+        self.get(name).filter(|raw| !raw.is_null())
+    }
+
+    /// A text, if the field is there.
+    ///
+    /// # Errors
+    /// The field, what was expected, and what came; so do the others.
+    pub fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
+        self.present(name).map(|raw| raw.text().ok_or_else(|| unexpected(name, "a text", &raw))).transpose()
+    }
+
+    /// A flag; false if the field is not there.
+    ///
+    /// # Errors
+    /// See [`Fields::text`].
+    pub fn bool(&self, name: &str) -> Result<bool, String> {
+        self.present(name).map_or(Ok(false), |raw| raw.bool().ok_or_else(|| unexpected(name, "true or false", &raw)))
+    }
+
+    /// A whole number from 0 on, if the field is there.
+    ///
+    /// # Errors
+    /// See [`Fields::text`].
+    pub fn number(&self, name: &str) -> Result<Option<u64>, String> {
+        let number = |raw: Raw<'_>| raw.u64().ok_or_else(|| unexpected(name, "a whole number from 0 on", &raw));
+        self.present(name).map(number).transpose()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, Raw<'a>)> {
         self.list.iter().map(|(key, raw)| (&**key, *raw))
     }
+}
+
+/// The sentence for a value of another kind: the field, what was expected, and what came.
+pub(crate) fn unexpected(name: &str, expected: &str, raw: &Raw<'_>) -> String {
+    format!("`{name}`: expected {expected}, got {}", raw.kind())
 }
 
 /// Takes a frame apart: one map, or an array of maps in order.

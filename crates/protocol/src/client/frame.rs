@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::fields::{Fields, Raw};
+use super::fields::{Fields, Raw, unexpected};
 use crate::address::Address;
 use crate::cursor::Cursor;
 use crate::ids::{DeviceId, MessageId};
@@ -133,7 +133,7 @@ const TYPES: &str = "hello, send, ack, history or ping";
 
 impl<'a> FieldReader<'_, 'a> {
     fn frame(&self, frame: &Bytes) -> Result<ClientFrame, String> {
-        let kind = self.text("type")?.ok_or_else(|| format!("`type` is missing: expected {TYPES}"))?;
+        let kind = self.fields.text("type")?.ok_or_else(|| format!("`type` is missing: expected {TYPES}"))?;
         match &*kind {
             "send" => self.send(frame).map(ClientFrame::Send),
             "hello" => self.hello().map(ClientFrame::Hello),
@@ -142,35 +142,36 @@ impl<'a> FieldReader<'_, 'a> {
                 cursor: self.cursor("cursor")?.ok_or_else(|| missing("cursor", "a cursor"))?,
             }),
             "history" => self.history(),
-            "ping" => Ok(ClientFrame::Ping { id: self.text("id")?.map(|text| parse_id(&text)).transpose()? }),
+            "ping" => Ok(ClientFrame::Ping { id: self.fields.text("id")?.map(|text| parse_id(&text)).transpose()? }),
             other => Err(format!("`type` {} is none of this protocol: expected {TYPES}", shown(other))),
         }
     }
 
     fn hello(&self) -> Result<Hello, String> {
         let device = self
+            .fields
             .text("device")?
             .map(|text| DeviceId::parse(&text).map_err(|e| format!("`device`: {e}")))
             .transpose()?;
-        let from = match self.text("from")?.as_deref() {
+        let from = match self.fields.text("from")?.as_deref() {
             None => None,
             Some("oldest") => Some(From::Oldest),
             Some("now") => Some(From::Now),
             Some(other) => return Err(format!("`from`: expected \"oldest\" or \"now\", got {}", shown(other))),
         };
         Ok(Hello {
-            id: self.text("id")?.map(|text| parse_id(&text)).transpose()?,
-            token: self.text("token")?.map(Cow::into_owned),
+            id: self.fields.text("id")?.map(|text| parse_id(&text)).transpose()?,
+            token: self.fields.text("token")?.map(Cow::into_owned),
             device,
             cursors: self.cursors()?,
             from,
-            batch: self.bool("batch")?,
+            batch: self.fields.bool("batch")?,
         })
     }
 
     fn cursors(&self) -> Result<Vec<StreamCursors>, String> {
         const EXPECTED: &str = "a map from stream to a cursor or an array of cursors";
-        let Some(raw) = self.present("cursors") else { return Ok(Vec::new()) };
+        let Some(raw) = self.fields.present("cursors") else { return Ok(Vec::new()) };
         let map = raw.map().ok_or_else(|| unexpected("cursors", EXPECTED, &raw))?;
         let mut streams = Vec::new();
         for (key, value) in map.iter() {
@@ -206,18 +207,18 @@ impl<'a> FieldReader<'_, 'a> {
         if let Some(refusal) = raw.refusal {
             return Err(format!("`body`: {refusal}"));
         }
-        let ephemeral = self.bool("ephemeral")?;
-        let retry = self.bool("retry")?;
+        let ephemeral = self.fields.bool("ephemeral")?;
+        let retry = self.fields.bool("retry")?;
         if ephemeral && retry {
             return Err("`retry`: an ephemeral message is kept nowhere, so there is nothing to find again".to_owned());
         }
-        let age_ms = self.number("age_ms")?;
+        let age_ms = self.fields.number("age_ms")?;
         let retry_age_ms = match (retry, age_ms) {
             (false, _) => None,
             (true, Some(age)) => Some(age),
             (true, None) => return Err(missing("age_ms", "the milliseconds since the first try")),
         };
-        let replicated = match self.text("ack")?.as_deref() {
+        let replicated = match self.fields.text("ack")?.as_deref() {
             None | Some("stored") => false,
             Some("replicated") if ephemeral => {
                 return Err("`ack`: an ephemeral message is kept nowhere, so no replica can have it".to_owned());
@@ -232,7 +233,7 @@ impl<'a> FieldReader<'_, 'a> {
                 "`to`: one device takes ephemeral messages only; expected user:ID, or `ephemeral: true`".to_owned()
             );
         }
-        let expires_ms = self.number("expires_ms")?;
+        let expires_ms = self.fields.number("expires_ms")?;
         if expires_ms == Some(0) {
             return Err("`expires_ms`: expected at least 1 millisecond, got 0".to_owned());
         }
@@ -241,39 +242,20 @@ impl<'a> FieldReader<'_, 'a> {
     }
 
     fn history(&self) -> Result<ClientFrame, String> {
-        let limit = self.number("limit")?.unwrap_or(HISTORY_LIMIT_MAX / 4);
+        let limit = self.fields.number("limit")?.unwrap_or(HISTORY_LIMIT_MAX / 4);
         if !(1..=HISTORY_LIMIT_MAX).contains(&limit) {
             return Err(format!("`limit`: expected 1 to {HISTORY_LIMIT_MAX}, got {limit}"));
         }
         Ok(ClientFrame::History { id: self.id()?, of: self.address("of")?, before: self.cursor("before")?, limit })
     }
 
-    /// A field that is there and not null.
-    fn present(&self, name: &str) -> Option<Raw<'a>> {
-        self.fields.get(name).filter(|raw| !raw.is_null())
-    }
-
-    fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, String> {
-        self.present(name).map(|raw| raw.text().ok_or_else(|| unexpected(name, "a text", &raw))).transpose()
-    }
-
-    fn bool(&self, name: &str) -> Result<bool, String> {
-        self.present(name).map_or(Ok(false), |raw| raw.bool().ok_or_else(|| unexpected(name, "true or false", &raw)))
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, String> {
-        self.present(name)
-            .map(|raw| raw.u64().ok_or_else(|| unexpected(name, "a whole number from 0 on", &raw)))
-            .transpose()
-    }
-
     fn id(&self) -> Result<MessageId, String> {
-        let text = self.text("id")?.ok_or_else(|| missing("id", "an ID that names this frame"))?;
+        let text = self.fields.text("id")?.ok_or_else(|| missing("id", "an ID that names this frame"))?;
         parse_id(&text)
     }
 
     fn address(&self, name: &str) -> Result<Address, String> {
-        let text = self.text(name)?.ok_or_else(|| missing(name, "an address"))?;
+        let text = self.fields.text(name)?.ok_or_else(|| missing(name, "an address"))?;
         Address::parse(&text).map_err(|e| format!("`{name}`: {} is no address: {e}", shown(&text)))
     }
 
@@ -281,7 +263,7 @@ impl<'a> FieldReader<'_, 'a> {
         let read = |text: Cow<'_, str>| {
             Cursor::from_text(&text).ok_or_else(|| format!("`{name}`: expected a cursor as a message carries it"))
         };
-        self.text(name)?.map(read).transpose()
+        self.fields.text(name)?.map(read).transpose()
     }
 }
 
@@ -291,10 +273,6 @@ fn parse_id(text: &str) -> Result<MessageId, String> {
 
 fn missing(name: &str, expected: &str) -> String {
     format!("`{name}` is missing: expected {expected}")
-}
-
-fn unexpected(name: &str, expected: &str, raw: &Raw<'_>) -> String {
-    format!("`{name}`: expected {expected}, got {}", raw.kind())
 }
 
 /// A client's text in a message: quoted, and no longer than a line.

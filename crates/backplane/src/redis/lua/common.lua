@@ -133,3 +133,16 @@ local function locate(m, keys, tail, record, now, life, is_new)
     call('PEXPIREAT', keys.cursors, expiry)
   end
 end
+
+-- Keeps the locations for which fn(reg, connection, node) is true; true if others were there, which are written away.
+local function keep_locations(meta, m, fn)
+  local kept = {}
+  each_location(m.tail, function(reg, c, n, _, first, after)
+    if fn(reg, c, n) then kept[#kept + 1] = sub(m.tail, first, after - 1) end
+  end)
+  local tail = concat(kept)
+  if tail == m.tail then return false end
+  m.tail = tail
+  save(meta, m)
+  return true
+end

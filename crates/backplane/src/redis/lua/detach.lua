@@ -10,16 +10,8 @@ local function one_request(key, at)
   local left = ''
   if raw then
     local m = parse(raw)
-    local kept = {}
-    each_location(m.tail, function(there, c, n, _, first, after)
-      if c ~= connection or n ~= node or there > reg then kept[#kept + 1] = sub(m.tail, first, after - 1) end
-    end)
-    local tail = concat(kept)
-    if tail ~= m.tail then
-      m.tail = tail
-      save(meta, m)
-    end
-    left = registered(tail, node)
+    keep_locations(meta, m, function(there, c, n) return c ~= connection or n ~= node or there > reg end)
+    left = registered(m.tail, node)
   end
   if left == '' then call('SREM', located, record) end
   return left

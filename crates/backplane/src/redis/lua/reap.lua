@@ -8,17 +8,7 @@ for i = 2, #KEYS do
   local ok = pcall(function()
     local raw = call('GET', KEYS[i])
     if not raw then return end
-    local m = parse(raw)
-    local kept = {}
-    each_location(m.tail, function(_, _, n, _, first, after)
-      if n ~= node then kept[#kept + 1] = sub(m.tail, first, after - 1) end
-    end)
-    local tail = concat(kept)
-    if tail ~= m.tail then
-      m.tail = tail
-      save(KEYS[i], m)
-      changed = changed + 1
-    end
+    if keep_locations(KEYS[i], parse(raw), function(_, _, n) return n ~= node end) then changed = changed + 1 end
   end)
   -- A record that cannot be read is left as it is, but not asked for again and again.
   call('SREM', KEYS[1], ARGV[i])

@@ -71,6 +71,9 @@ struct P2pArgs {
     /// Send messages that are kept nowhere
     #[arg(long)]
     ephemeral: bool,
+    /// Each so-manieth message of a sender asks that a replica of Redis has it, too
+    #[arg(long, conflicts_with = "ephemeral", value_name = "MESSAGES")]
+    replicated_every: Option<u64>,
     /// Before measuring
     #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
     warmup: Duration,
@@ -180,6 +183,7 @@ impl P2pArgs {
                 None => Traffic::Saturate { window: self.window.unwrap_or(WINDOW_DEFAULT) },
             },
             ephemeral: self.ephemeral,
+            replicated_every: self.replicated_every,
             warmup: self.warmup,
             measure: self.seconds,
             drain: self.drain,

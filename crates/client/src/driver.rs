@@ -52,6 +52,8 @@ pub struct SendOptions {
     pub expires_ms: Option<u64>,
     /// The id was tried before, so many milliseconds ago, for example by a process that has ended since.
     pub retry_age_ms: Option<u64>,
+    /// The answer comes when a replica of the backplane has it, too.
+    pub replicated: bool,
     /// Milliseconds to wait for the answer, over all retries and reconnects; 30 s by default.
     pub deadline_ms: Option<u64>,
 }
@@ -137,6 +139,7 @@ impl Client {
             echo: options.echo,
             expires_ms: options.expires_ms,
             retry_age_ms: options.retry_age_ms,
+            replicated: options.replicated,
         };
         let (reply, answer) = oneshot::channel();
         let deadline_ms = options.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS);

@@ -35,6 +35,8 @@ pub struct SendRequest {
     pub expires_ms: Option<u64>,
     /// This id has been tried before, so many milliseconds ago.
     pub retry_age_ms: Option<u64>,
+    /// The answer comes when a replica of the backplane has it, too.
+    pub replicated: bool,
 }
 
 /// A look into the past of a stream.
@@ -270,6 +272,7 @@ mod tests {
             echo: false,
             expires_ms: None,
             retry_age_ms: None,
+            replicated: false,
         })
     }
 

@@ -49,6 +49,8 @@ pub struct OutgoingMessage {
     /// Milliseconds since the first try, if this is not the first.
     pub retry_age_ms: Option<u64>,
     pub expires_ms: Option<u64>,
+    /// The answer waits until a replica of the backplane has it.
+    pub replicated: bool,
 }
 
 /// What became of it.

@@ -52,6 +52,8 @@ pub struct P2pOptions {
     pub body_bytes: usize,
     pub traffic: Traffic,
     pub ephemeral: bool,
+    /// Each so-manieth message of a sender asks that a replica has it, too.
+    pub replicated_every: Option<u64>,
     /// Not counted.
     pub warmup: Duration,
     /// Counted.

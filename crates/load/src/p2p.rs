@@ -48,6 +48,7 @@ pub(crate) struct Run {
     drain_to_ns: u64,
     body_bytes: usize,
     ephemeral: bool,
+    replicated_every: Option<u64>,
     latency: Latencies,
     ack_latency: Latencies,
     /// Messages received within the measured time.
@@ -96,6 +97,7 @@ pub async fn p2p(options: P2pOptions) -> anyhow::Result<P2pReport> {
         drain_to_ns: measure_to_ns + nanos(options.drain),
         body_bytes: options.body_bytes,
         ephemeral: options.ephemeral,
+        replicated_every: options.replicated_every.filter(|every| *every > 0),
         latency: Latencies::new()?,
         ack_latency: Latencies::new()?,
         delivered: AtomicU64::new(0),

@@ -117,6 +117,7 @@ impl<T> Core<T> {
                 echo: send.echo,
                 expires_ms: send.expires_ms,
                 retry_age_ms: request.retry_age_ms(now),
+                replicated: send.replicated,
             }),
             Kind::History(ask) => ClientFrame::History {
                 id: &ask.id,

@@ -90,6 +90,7 @@ impl Story {
             echo: false,
             expires_ms: None,
             retry_age_ms: None,
+            replicated: false,
         };
         change(&mut request);
         self.core.send(id, request, 30_000, self.now());

@@ -163,6 +163,7 @@ fn the_server_reads_what_this_side_writes() {
         echo: false,
         expires_ms: Some(7),
         retry_age_ms: Some(8),
+        replicated: true,
     };
     for encoding in ENCODINGS {
         let decode = |frame: &ClientFrame<'_>| {
@@ -176,6 +177,7 @@ fn the_server_reads_what_this_side_writes() {
         assert_eq!(read.cursors[3].1, [Some(cursor(3)), Some(cursor(0))]);
         let server::ClientFrame::Send(read) = decode(&ClientFrame::Send(send)) else { panic!("no send") };
         assert_eq!((read.retry_age_ms, read.expires_ms, read.ephemeral), (Some(8), Some(7), false));
+        assert!(read.replicated);
         let at = cursor(4).to_text();
         let ack = decode(&ClientFrame::Ack { of: "user:bob", cursor: &at });
         assert_eq!(ack, server::ClientFrame::Ack { of: Address::parse("user:bob").unwrap(), cursor: cursor(4) });

@@ -63,6 +63,8 @@ pub struct Send<'a> {
     pub expires_ms: Option<u64>,
     /// Milliseconds since the first try, if this is not the first.
     pub retry_age_ms: Option<u64>,
+    /// `sent` comes when a replica of the backplane has it, too.
+    pub replicated: bool,
 }
 
 impl ClientFrame<'_> {
@@ -126,6 +128,9 @@ impl Send<'_> {
         }
         if let Some(age_ms) = self.retry_age_ms {
             map.bool("retry", true).number("age_ms", age_ms);
+        }
+        if self.replicated {
+            map.text("ack", "replicated");
         }
         if let Some(expires_ms) = self.expires_ms {
             map.number("expires_ms", expires_ms);

@@ -22,7 +22,7 @@ use crate::listener::respond::Answer;
 /// Messages of one call: about as many as one append batch takes.
 const MESSAGES_MAX: usize = 1_000;
 
-const FIELDS: [&str; 8] = ["to", "body", "id", "retry", "age_ms", "from", "ephemeral", "expires_ms"];
+const FIELDS: [&str; 9] = ["to", "body", "id", "retry", "age_ms", "from", "ephemeral", "expires_ms", "ack"];
 
 /// A header of RFC draft-ietf-httpapi-idempotency-key-header, and of everybody's habit: the message's id.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -147,6 +147,17 @@ impl<'a> Reader<'_, 'a> {
         if expires_ms == Some(0) {
             return Err("`expires_ms`: expected at least 1 millisecond, got 0".to_owned());
         }
+        let replicated = match self.fields.text("ack")?.as_deref() {
+            None | Some("stored") => false,
+            Some("replicated") if ephemeral => {
+                return Err("`ack`: an ephemeral message is kept nowhere, so no replica can have it".to_owned());
+            }
+            Some("replicated") => true,
+            Some(other) => {
+                let other: String = other.chars().take(40).collect();
+                return Err(format!("`ack`: expected \"stored\" or \"replicated\", got {other:?}"));
+            }
+        };
         let from = match self.address("from")? {
             Some(from) => from,
             None => Address::Service(ServiceName::parse("api").map_err(|e| e.to_string())?),
@@ -156,7 +167,7 @@ impl<'a> Reader<'_, 'a> {
             None => MessageId::parse(&format!("{:032x}", rand::random::<u128>())).map_err(|e| e.to_string())?,
         };
         let body = Body { encoding: Encoding::Json, bytes: self.whole.slice_ref(raw.bytes) };
-        Ok(OutgoingMessage { to, from, id, body, ephemeral, retry_age_ms, expires_ms })
+        Ok(OutgoingMessage { to, from, id, body, ephemeral, retry_age_ms, expires_ms, replicated })
     }
 
     fn id(&self) -> Result<Option<MessageId>, String> {

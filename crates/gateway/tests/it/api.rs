@@ -108,6 +108,8 @@ async fn what_is_no_message_is_told_by_field() {
         (r#"{"to":"user:b","body":1,"retry":true,"age_ms":-1}"#, "`age_ms`: expected a whole number from 0 on"),
         (r#"{"to":"user:b","body":1,"retry":true,"age_ms":1,"ephemeral":true}"#, "`retry`: an ephemeral message"),
         (r#"{"to":"user:b","body":1,"expires_ms":0}"#, "`expires_ms`: expected at least 1"),
+        (r#"{"to":"user:b","body":1,"ack":"soon"}"#, "`ack`: expected"),
+        (r#"{"to":"user:b","body":1,"ephemeral":true,"ack":"replicated"}"#, "`ack`: an ephemeral message"),
         (r#"{"to":"user:b/phone","body":1}"#, "`to`: one device takes ephemeral messages only"),
         (r#"{"to":"user:b","body":1,"recipient":"x"}"#, "`recipient` is no field of a message: expected to, body, id"),
         (r#"{"to":"user:b","body":1,"type":"send"}"#, "`type` is no field of a message"),

@@ -133,6 +133,7 @@ impl Sender {
             echo: false,
             expires_ms: None,
             retry_age_ms: None,
+            replicated: self.run.replicated_every.is_some_and(|every| n.is_multiple_of(every)),
         };
         let mut frame = Vec::with_capacity(self.body.len() + 96);
         ClientFrame::Send(send).encode(Encoding::Json, &mut frame);

@@ -19,6 +19,7 @@ fn options(urls: [String; 2], traffic: Traffic) -> P2pOptions {
         body_bytes: 100,
         traffic,
         ephemeral: false,
+        replicated_every: None,
         warmup: Duration::from_millis(200),
         measure: Duration::from_millis(800),
         drain: Duration::from_millis(700),

@@ -46,6 +46,17 @@ pub fn after(outcome: Outcome) -> Next {
     }
 }
 
+/// How many microseconds the lane waits before it asks a batch again; `None`: it asks now.
+///
+/// `asked`: how many askings of this number went out before. `is_other_master`: the master that is to be asked has another
+/// history than one of those that were. The present time is that master's clock. The old master may still run an asking
+/// that lies in a socket, and this one has no ledger that would tell: both would publish the batch's ephemeral messages.
+/// And the deadline is of the old master's clock: where this one's is behind, an asking would be in time for so long that
+/// it outlives the mark of a retry. Past the deadline no copy runs, and this asking is answered from the ledger or is stale.
+pub fn wait_before(asked: u32, is_other_master: bool, now_us: u64, deadline_us: u64) -> Option<u64> {
+    (asked > 0 && is_other_master && now_us <= deadline_us).then(|| deadline_us - now_us + 1)
+}
+
 /// One lane: a queue bounded in bytes, and whether a batch is in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Batcher<T> {
@@ -184,5 +195,14 @@ mod tests {
         assert_eq!(after(Outcome::Answered), Next::Finish { unanswered: false });
         assert_eq!(after(Outcome::Stale), Next::Finish { unanswered: true });
         assert_eq!(after(Outcome::NotRun), Next::Finish { unanswered: true });
+    }
+
+    #[test]
+    fn a_batch_that_was_asked_of_another_master_waits_for_its_deadline() {
+        assert_eq!(wait_before(1, true, 70, 100), Some(31), "the deadline itself is still in time");
+        assert_eq!(wait_before(3, true, 100, 100), Some(1));
+        assert_eq!(wait_before(2, true, 101, 100), None, "it is past");
+        assert_eq!(wait_before(2, false, 70, 100), None, "this master's ledger knows");
+        assert_eq!(wait_before(0, true, 70, 100), None, "nobody was asked");
     }
 }

@@ -9,14 +9,28 @@ use protocol::{Millis, NodeId};
 
 /// Unchanged for this long: three heartbeats and a spare.
 pub const DEAD_AFTER_MS: u64 = 15_000;
-/// A large part of a fleet that falls silent at once is more likely a fault of the network or of the observer.
-const MANY_WAIT_MS: u64 = 60_000;
-const MANY_MIN: usize = 3;
+
+/// How long a silence may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub dead_after_ms: u64,
+    /// So much longer where many fall silent at once: more likely a fault of the network or of the observer.
+    pub many_wait_ms: u64,
+    /// More than a third of the fleet, and at least so many.
+    pub many_min: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { dead_after_ms: DEAD_AFTER_MS, many_wait_ms: 60_000, many_min: 3 }
+    }
+}
 
 /// What one node has seen of the others, on one master.
 #[derive(Debug, Default)]
 pub struct Observer {
     seen: BTreeMap<NodeId, Seen>,
+    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -26,6 +40,10 @@ struct Seen {
 }
 
 impl Observer {
+    pub fn new(patience: Patience) -> Self {
+        Self { seen: BTreeMap::new(), patience }
+    }
+
     /// Takes the counters as one of the own heartbeats read them; answers who is dead, with the counter that did not move.
     /// After a heartbeat that failed the observer has to be begun anew: nobody knows what was missed.
     pub fn on_pulse(&mut self, nodes: &[(NodeId, String)], own: &NodeId, now: Millis) -> Vec<(NodeId, String)> {
@@ -37,9 +55,10 @@ impl Observer {
                 None => drop(self.seen.insert(node.clone(), Seen { counter: counter.clone(), since: now })),
             }
         }
-        let silent: Vec<_> = self.seen.iter().filter(|(_, s)| now.since(s.since) >= DEAD_AFTER_MS).collect();
-        let is_many = silent.len() >= MANY_MIN && silent.len() * 3 > nodes.len();
-        let patience = if is_many { DEAD_AFTER_MS + MANY_WAIT_MS } else { DEAD_AFTER_MS };
+        let Patience { dead_after_ms, many_wait_ms, many_min } = self.patience;
+        let silent: Vec<_> = self.seen.iter().filter(|(_, s)| now.since(s.since) >= dead_after_ms).collect();
+        let is_many = silent.len() >= many_min && silent.len() * 3 > nodes.len();
+        let patience = if is_many { dead_after_ms + many_wait_ms } else { dead_after_ms };
         let dead = silent.into_iter().filter(|(_, s)| now.since(s.since) >= patience);
         dead.map(|(node, s)| (node.clone(), s.counter.clone())).collect()
     }

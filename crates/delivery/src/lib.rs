@@ -7,6 +7,7 @@ pub mod death;
 pub mod invariants;
 pub mod ledger;
 pub mod record;
+pub mod sabotage;
 pub mod types;
 pub mod window;
 

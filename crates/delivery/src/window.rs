@@ -4,9 +4,11 @@
 //! Pure: the shell asks the master for its replication offsets and hands the answers in. Rule: docs/delivery.md, Promises.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
-use protocol::{Millis, Stamp, Text};
+use protocol::{Cursor, Millis, Text};
 
+use crate::sabotage::{self, Rule};
 use crate::types::NewMessage;
 
 /// Without a replica nobody can confirm; after this long a restart finds the message on its disk.
@@ -19,18 +21,25 @@ const AGE_MS_MAX: u64 = 300_000;
 pub struct Acknowledged {
     pub record: Text,
     pub message: NewMessage,
-    /// Of the stored entry: how old it is by the backplane's clock.
-    pub stamp: Stamp,
+    /// Where it was stored, and when by the backplane's clock.
+    pub cursor: Cursor,
 }
 
-#[derive(Debug)]
+impl Hash for Acknowledged {
+    /// A stamp names the entry; the message would say no more.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.record, self.cursor.stamp).hash(state);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Kept {
     acknowledged: Acknowledged,
     at: Millis,
 }
 
 /// The messages that are not known to be safe, oldest first.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     kept: VecDeque<Kept>,
     bytes: usize,
@@ -39,33 +48,40 @@ pub struct Window {
     gone: u64,
     /// Offsets of the master and the messages that were acknowledged before each was asked for.
     marks: VecDeque<Mark>,
+    /// When a replica was there last. One that went away may be the next master.
+    replica_seen: Option<Millis>,
     unconfirmed: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Mark {
     before: u64,
     master_offset: u64,
 }
 
 /// What a master says of its replication.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Replication {
     pub master_offset: u64,
     pub replica_offsets: Vec<u64>,
 }
 
 /// When a question was asked: covers everything acknowledged before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Question(u64);
 
 impl Window {
     pub fn new(bytes_max: usize) -> Self {
-        Self { kept: VecDeque::new(), bytes: 0, bytes_max, gone: 0, marks: VecDeque::new(), unconfirmed: 0 }
+        let (kept, marks) = (VecDeque::new(), VecDeque::new());
+        Self { kept, bytes: 0, bytes_max, gone: 0, marks, replica_seen: None, unconfirmed: 0 }
     }
 
     /// A message was answered `sent`.
     pub fn push(&mut self, acknowledged: Acknowledged, now: Millis) {
+        // What is appended again would hide what becomes of messages without these rules.
+        if sabotage::is_off(Rule::LostReplicated) || sabotage::is_off(Rule::MissingReset) {
+            return;
+        }
         self.bytes += weight(&acknowledged);
         self.kept.push_back(Kept { acknowledged, at: now });
         while self.bytes > self.bytes_max && self.kept.len() > 1 {
@@ -84,14 +100,19 @@ impl Window {
         let Some(&slowest) = answer.replica_offsets.iter().min() else {
             // Nobody will ever confirm these marks.
             self.marks.clear();
+            let had_replica = self.replica_seen.is_some_and(|seen| now.since(seen) < AGE_MS_MAX);
             while self.kept.front().is_some_and(|k| now.since(k.at) >= ALONE_MS) {
                 self.drop_first();
+                self.unconfirmed += u64::from(had_replica);
             }
             return;
         };
-        // An offset that was asked for after an acknowledgement is at or past that write. One mark a question; a replica
-        // that never comes forward does not pile them up: what they cover ends by age.
-        self.marks.push_back(Mark { before: question.0, master_offset: answer.master_offset });
+        self.replica_seen = Some(now);
+        // An offset that was asked for after an acknowledgement is at or past that write. A later offset for the same messages
+        // says less than the earlier one.
+        if self.marks.back().is_none_or(|last| last.before < question.0) {
+            self.marks.push_back(Mark { before: question.0, master_offset: answer.master_offset });
+        }
         let confirmed = self.marks.iter().rev().find(|m| m.master_offset <= slowest).map(|m| m.before);
         if let Some(before) = confirmed {
             while self.gone < before && !self.kept.is_empty() {
@@ -145,12 +166,13 @@ mod tests {
     use super::*;
     use crate::types::Kind;
     use bytes::Bytes;
-    use protocol::Tag;
+    use protocol::{Stamp, Tag};
 
     fn acknowledged(n: u64) -> Acknowledged {
         let message =
             NewMessage { kind: Kind::Durable, tag: Tag(n), envelope: Bytes::from_static(b"x"), search_us: None };
-        Acknowledged { record: Text::from("user:b"), message, stamp: Stamp(n) }
+        let cursor = Cursor { stamp: Stamp(n), ..Cursor::default() };
+        Acknowledged { record: Text::from("user:b"), message, cursor }
     }
 
     fn at(master_offset: u64, replicas: &[u64]) -> Replication {
@@ -158,7 +180,7 @@ mod tests {
     }
 
     fn kept(window: &mut Window) -> Vec<u64> {
-        window.replay().map(|a| a.stamp.0).collect()
+        window.replay().map(|a| a.cursor.stamp.0).collect()
     }
 
     #[test]
@@ -196,6 +218,19 @@ mod tests {
         window.on_replication(window.question(), &at(1, &[]), Millis(10_000));
         assert_eq!(kept(&mut window), [2]);
         assert_eq!(window.take_unconfirmed(), 0);
+    }
+
+    /// A master that was cut off from its replica goes on answering, and the replica becomes the master.
+    #[test]
+    fn beside_a_replica_that_went_away_what_falls_out_is_counted() {
+        let mut window = Window::new(1 << 20);
+        window.on_replication(window.question(), &at(1, &[1]), Millis(0));
+        window.push(acknowledged(1), Millis(0));
+        window.on_replication(window.question(), &at(2, &[]), Millis(ALONE_MS));
+        assert_eq!((window.len(), window.take_unconfirmed()), (0, 1));
+        window.push(acknowledged(2), Millis(AGE_MS_MAX));
+        window.on_replication(window.question(), &at(3, &[]), Millis(AGE_MS_MAX + ALONE_MS));
+        assert_eq!((window.len(), window.take_unconfirmed()), (0, 0), "it has been alone for long");
     }
 
     #[test]

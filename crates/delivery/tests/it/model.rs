@@ -4,8 +4,10 @@
 mod attach;
 mod check;
 mod client;
+mod death;
 mod inbox;
 mod lane;
 mod link;
+mod marks;
 mod mutants;
 mod rules;

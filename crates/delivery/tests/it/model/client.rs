@@ -19,6 +19,8 @@ pub(super) mod breach {
     pub(in super::super) const LATE: u16 = 1 << 9;
     pub(in super::super) const GHOST: u16 = 1 << 10;
     pub(in super::super) const TWO_READS: u16 = 1 << 11;
+    pub(in super::super) const PUBLISHED: u16 = 1 << 12;
+    pub(in super::super) const REFUSED: u16 = 1 << 13;
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -3,11 +3,11 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use delivery::Limits;
 use delivery::record::{Appended, Record};
+use delivery::{Kind, Limits};
 use protocol::{Cursor, Epoch, Tag};
 
-use super::rules::{Rules, message};
+use super::rules::{Post, Rules, message};
 
 /// Cheap to copy: a replica that has caught up is the same one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,18 +40,12 @@ impl Inbox {
     }
 
     /// Appends messages; true where one of them was stored a second time.
-    pub(super) fn append(
-        &mut self,
-        rules: &Rules,
-        now_us: u64,
-        batch: &[(u8, bool)],
-        limits: &Limits,
-    ) -> (Appended, bool) {
+    pub(super) fn append(&mut self, rules: &Rules, now_us: u64, batch: &[Post], limits: &Limits) -> (Appended, bool) {
         let inner = Arc::make_mut(&mut self.0);
-        let messages: Vec<_> = batch.iter().map(|(m, is_retry)| message(*m, *is_retry)).collect();
+        let messages: Vec<_> = batch.iter().map(|post| message(*post)).collect();
         let appended = (rules.append)(&mut inner.record, Epoch(now_us.to_be_bytes()), now_us, 0, &messages, limits);
         let mut is_twice = false;
-        for row in &appended.live {
+        for row in appended.live.iter().filter(|row| row.kind == Kind::Durable) {
             is_twice |= inner.log.iter().any(|(_, tag)| *tag == row.stored.tag);
             inner.log.push((row.cursor, row.stored.tag));
         }

@@ -13,7 +13,7 @@ use stateright::{Model, Property};
 use super::check::Memo;
 use super::client::{Client, breach};
 use super::inbox::Inbox;
-use super::rules::{Rules, SHIPPED, bit};
+use super::rules::{Post, Rules, SHIPPED, bit};
 use world::Asked;
 
 /// The scope.
@@ -206,25 +206,27 @@ impl Model for Link {
         match action {
             Action::Append { to } => {
                 let m = self.first_try(&mut state);
-                self.append(&mut state, to, &[(m, false)]);
+                self.append(&mut state, to, &[Post::first(m)]);
             }
             Action::Retry { to, m } => {
                 state.known = state.known.max(m + 1);
                 state.retries += 1;
-                self.append(&mut state, to, &[(m, true)]);
+                self.append(&mut state, to, &[Post::retry(m)]);
             }
             Action::LateFirst { to, m } => {
                 state.tried |= 1 << m;
-                self.append(&mut state, to, &[(m, false)]);
+                self.append(&mut state, to, &[Post::first(m)]);
             }
             Action::AppendTwo { to } => {
-                let batch = [(self.first_try(&mut state), false), (self.first_try(&mut state), false)];
+                let batch = [0; 2].map(|_| Post::first(self.first_try(&mut state)));
                 self.append(&mut state, to, &batch);
             }
             Action::AppendWithRetry { to, retry_first } => {
                 let m = self.first_try(&mut state);
                 state.retries += 1;
-                self.append(&mut state, to, &[(m, retry_first), (m, !retry_first)]);
+                let (one, other) =
+                    if retry_first { (Post::retry(m), Post::first(m)) } else { (Post::first(m), Post::retry(m)) };
+                self.append(&mut state, to, &[one, other]);
             }
             Action::Replicate => state.replica = state.masters[0].clone(),
             Action::Failover => {

@@ -32,6 +32,9 @@ pub(super) const PAUSE_FORGETS: Rules = Rules {
     ..SHIPPED
 };
 
+/// A fork is compared with nothing but the cursor.
+pub(super) const NO_PLACES: Rules = Rules { places: |consumer| vec![consumer.cursor()], ..SHIPPED };
+
 /// A stamp names the message: the second try of it looks like the first.
 pub(super) const STAMP_OF_MESSAGE: Rules = Rules { append: stamp_of_message, ..SHIPPED };
 

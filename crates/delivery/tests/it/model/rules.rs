@@ -15,6 +15,8 @@ type Verify = fn(&mut Option<Record>, u64, &Registration, Cursor, &Limits) -> Ve
 pub(super) struct Rules {
     pub(super) on_live: fn(&mut Consumer, Cursor, Stamp) -> Step,
     pub(super) pause: fn(&mut Consumer),
+    /// What a fork under a running stream is compared with, newest first.
+    pub(super) places: fn(&Consumer) -> Vec<Cursor>,
     pub(super) append: Append,
     pub(super) attach: Attach,
     pub(super) read: fn(Option<&Record>, u64, &[Cursor]) -> Option<Attached>,
@@ -30,6 +32,7 @@ pub(super) struct Rules {
 pub(super) const SHIPPED: Rules = Rules {
     on_live: Consumer::on_live,
     pause: Consumer::pause,
+    places: Consumer::places,
     append: record::append,
     attach: record::attach,
     read: record::read,
@@ -67,10 +70,28 @@ fn envelope(number: u64) -> Bytes {
     envelope.encode().into()
 }
 
+/// A message on its way to an inbox.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Post {
+    pub(super) m: u8,
+    pub(super) is_retry: bool,
+    pub(super) is_ephemeral: bool,
+}
+
+impl Post {
+    pub(super) const fn first(m: u8) -> Self {
+        Self { m, is_retry: false, is_ephemeral: false }
+    }
+
+    pub(super) const fn retry(m: u8) -> Self {
+        Self { is_retry: true, ..Self::first(m) }
+    }
+}
+
 /// Message `m`. Its tag is `m + 1`: a stub has tag 0.
-pub(super) fn message(m: u8, is_retry: bool) -> NewMessage {
+pub(super) fn message(Post { m, is_retry, is_ephemeral }: Post) -> NewMessage {
     NewMessage {
-        kind: Kind::Durable,
+        kind: if is_ephemeral { Kind::Ephemeral } else { Kind::Durable },
         tag: Tag(u64::from(m) + 1),
         envelope: ENVELOPES[usize::from(m)].clone(),
         search_us: is_retry.then_some(1 << 40),

@@ -7,7 +7,7 @@ use protocol::{ConnectionId, Cursor, Epoch};
 
 use super::{Ask, Attach, Flying, Kind, Live, Place, State};
 use crate::model::client::breach;
-use crate::model::rules::{NODES, START_US, limits, registration};
+use crate::model::rules::{NODES, Post, START_US, limits, registration};
 
 const LIMITS: delivery::Limits = limits(100);
 
@@ -43,7 +43,7 @@ impl Attach {
         let (now_us, m) = (state.now_us(), state.messages);
         state.ticks += 1;
         state.messages += 1;
-        let (appended, _) = state.master.append(&self.rules, now_us, &[(m, false)], &LIMITS);
+        let (appended, _) = state.master.append(&self.rules, now_us, &[Post::first(m)], &LIMITS);
         let named = state.master.record().map(|r| r.nodes()).unwrap_or_default();
         let nodes: Vec<usize> = (0..2).filter(|&n| named.contains(&&NODES[n])).collect();
         for row in appended.live {

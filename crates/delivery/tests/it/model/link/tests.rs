@@ -103,6 +103,11 @@ fn mutant_newest_only() {
 }
 
 #[test]
+fn mutant_no_places() {
+    mutant("a fork is compared with the cursor only", mutants::NO_PLACES, SCOPE, NOT_FAR);
+}
+
+#[test]
 fn mutant_no_ids() {
     mutant("client keeps no ids", mutants::NO_IDS, SCOPE, NOT_TWICE);
 }

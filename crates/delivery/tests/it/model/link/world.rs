@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use delivery::record::AttachRequest;
-use delivery::{Attached, Consumer, Place, Standing, Step};
+use delivery::{Attached, Consumer, Place, Reason, Standing, Start, Step};
 use protocol::Cursor;
 use protocol::client::From;
 
 use super::{Flying, Link, Live, State};
 use crate::model::client::breach;
-use crate::model::rules::{START_US, limits, registration};
+use crate::model::rules::{Post, START_US, limits, registration};
 
 /// A question of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,8 @@ pub(super) enum Asked {
     /// Not with the master yet.
     Attach(Vec<Cursor>),
     Read,
+    /// The log forked under the cursor: the places before it are asked about.
+    ReadAll,
     /// On its way back.
     Answered(Reply),
 }
@@ -30,13 +32,17 @@ impl std::hash::Hash for Reply {
     }
 }
 
+fn is_fork(attached: &Attached) -> bool {
+    matches!(attached.start, Start::Reset { reason: Reason::Fork | Reason::Ahead, .. })
+}
+
 impl Link {
     /// Each master has a clock of its own: never the same microsecond, and the second one starts behind the first.
     fn now_us(state: &State, master: usize) -> u64 {
         START_US + 10 * u64::from(state.ticks[master]) + 5 * master as u64
     }
 
-    pub(super) fn append(&self, state: &mut State, to: usize, batch: &[(u8, bool)]) {
+    pub(super) fn append(&self, state: &mut State, to: usize, batch: &[Post]) {
         let now_us = Self::now_us(state, to);
         state.ticks[to] += 1;
         let (appended, is_twice) = state.masters[to].append(&self.rules, now_us, batch, &limits(self.inbox_max));
@@ -124,6 +130,8 @@ impl Link {
     pub(super) fn run(&self, state: &mut State) {
         let Some(live) = &state.live else { return };
         let (node, cursor) = (live.node, live.consumer.cursor());
+        let named = (self.rules.places)(&live.consumer);
+        let places = live.consumer.places();
         let attached = match &live.asked {
             Some(Asked::Attach(cursors)) => {
                 let cursors = cursors.clone();
@@ -131,11 +139,20 @@ impl Link {
                 let kept = if is_first { state.client.cursors().to_vec() } else { vec![cursor] };
                 self.ask_attach(state, node, &cursors, &kept)
             }
-            _ => {
+            asked => {
+                let is_all = *asked == Some(Asked::ReadAll);
                 let inbox = state.masters[state.commands[node]].clone();
-                match (self.rules.read)(inbox.record(), 0, &[cursor]) {
+                let after = if is_all { named } else { vec![cursor] };
+                match (self.rules.read)(inbox.record(), 0, &after) {
+                    Some(attached) if !is_all && is_fork(&attached) && places.len() > 1 => {
+                        state.live.iter_mut().for_each(|live| live.asked = Some(Asked::ReadAll));
+                        if !self.slow {
+                            self.run(state);
+                        }
+                        return;
+                    }
                     Some(attached) => {
-                        Self::judge_start(&mut state.client, &inbox, &[cursor], attached.start, attached.cursor);
+                        Self::judge_start(&mut state.client, &inbox, &places, attached.start, attached.cursor);
                         attached
                     }
                     // No record: the connection attaches, which begins one.
@@ -163,7 +180,7 @@ impl Link {
 
     /// The client gets a page.
     fn take(&self, state: &mut State, attached: &Attached) {
-        let is_reset = matches!(attached.start, delivery::Start::Reset { .. });
+        let is_reset = matches!(attached.start, Start::Reset { .. });
         state.client.on_start(attached);
         let mut again_to = state.live.as_ref().map_or(0, |live| live.again_to);
         if is_reset {

@@ -40,6 +40,19 @@ impl Fleet {
         Ok(Self { redis, urls, pids, _nodes: nodes, _peers: Vec::new() })
     }
 
+    /// A replica of this fleet's Redis that has followed, and then stands still.
+    pub(crate) async fn stopped_replica(&self) -> anyhow::Result<Redis> {
+        let port = self.redis.port().to_string();
+        let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port])?;
+        let within = Duration::from_secs(10);
+        testkit::eventually("the replica follows", within, async || {
+            replica.cli(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+        })
+        .await?;
+        replica.stop()?;
+        Ok(replica)
+    }
+
     /// Two nodes of the Node.js peer.
     pub(crate) fn peers() -> anyhow::Result<Self> {
         let folder = Path::new("benches/peers/node");

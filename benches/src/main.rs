@@ -38,6 +38,10 @@ enum What {
     Scheduler,
     /// Two nodes, pairs across them, against the Node.js peer
     P2p,
+    /// The delay of a message at 3,000 a second, against the Node.js peer
+    Latency,
+    /// The delay of `stored` while others ask for `replicated` and the replica stands still
+    Replicated,
     /// Memory of idle connections
     Idle {
         #[arg(long, default_value_t = 10_000)]
@@ -53,6 +57,8 @@ fn main() -> anyhow::Result<()> {
             What::Meta => ("meta", meta::run(cli.runs).await?),
             What::Scheduler => ("scheduler", p2p::scheduler(&cli).await?),
             What::P2p => ("p2p", p2p::against_node(&cli).await?),
+            What::Latency => ("latency", p2p::latency(&cli).await?),
+            What::Replicated => ("replicated", p2p::replicated(&cli).await?),
             What::Idle { connections } => ("idle", idle::run(&cli, connections).await?),
         })
     })?;

@@ -13,14 +13,30 @@ const PAIRS: usize = 200;
 const BODY_BYTES: usize = 100;
 const WINDOW: usize = 16;
 
-async fn measure(cli: &Cli, fleet: &Fleet, ephemeral: bool) -> anyhow::Result<P2pReport> {
+/// What is asked of a side.
+#[derive(Clone, Copy)]
+struct Load {
+    traffic: Traffic,
+    ephemeral: bool,
+    replicated_every: Option<u64>,
+}
+
+const SATURATED: Load =
+    Load { traffic: Traffic::Saturate { window: WINDOW }, ephemeral: false, replicated_every: None };
+
+/// Messages a second, where a delay is measured.
+const STEADY_PER_S: f64 = 3_000.0;
+const STEADY: Load = Load { traffic: Traffic::Rate { per_second: STEADY_PER_S }, ..SATURATED };
+
+async fn measure(cli: &Cli, fleet: &Fleet, load: Load) -> anyhow::Result<P2pReport> {
     let options = P2pOptions {
         from_url: fleet.urls[0].clone(),
         to_url: fleet.urls[1].clone(),
         pairs: PAIRS,
         body_bytes: BODY_BYTES,
-        traffic: Traffic::Saturate { window: WINDOW },
-        ephemeral,
+        traffic: load.traffic,
+        ephemeral: load.ephemeral,
+        replicated_every: load.replicated_every,
         warmup: Duration::from_secs(2),
         measure: Duration::from_secs(cli.seconds),
         drain: Duration::from_secs(10),
@@ -99,9 +115,9 @@ pub(crate) fn redis_cpu_us(fleet: &Fleet) -> f64 {
     (get("used_cpu_sys:") + get("used_cpu_user:")) * 1e6
 }
 
-async fn one_run(cli: &Cli, side: &mut Side, fleet: Fleet, ephemeral: bool) -> anyhow::Result<()> {
+async fn one_run(cli: &Cli, side: &mut Side, fleet: Fleet, load: Load) -> anyhow::Result<()> {
     let before = redis_cpu_us(&fleet);
-    let report = measure(cli, &fleet, ephemeral).await?;
+    let report = measure(cli, &fleet, load).await?;
     // Over the whole run, warm-up and drain included: every message of it is counted too.
     let redis_us = (redis_cpu_us(&fleet) - before) / report.verified.written.max(1) as f64;
     side.push(report, redis_us);
@@ -113,9 +129,10 @@ pub(crate) async fn against_node(cli: &Cli) -> anyhow::Result<String> {
     let mut ephemeral = Side::new("Switchboard, ephemeral");
     let mut peer = Side::new("Node.js (ws, ioredis), stores nothing");
     for _ in 0..cli.runs {
-        one_run(cli, &mut durable, Fleet::product(&cli.binary, 2, &[]).await?, false).await?;
-        one_run(cli, &mut peer, Fleet::peers()?, false).await?;
-        one_run(cli, &mut ephemeral, Fleet::product(&cli.binary, 2, &[]).await?, true).await?;
+        one_run(cli, &mut durable, Fleet::product(&cli.binary, 2, &[]).await?, SATURATED).await?;
+        one_run(cli, &mut peer, Fleet::peers()?, SATURATED).await?;
+        let load = Load { ephemeral: true, ..SATURATED };
+        one_run(cli, &mut ephemeral, Fleet::product(&cli.binary, 2, &[]).await?, load).await?;
     }
     let ratio = median(&durable.cpu()) / median(&peer.cpu());
     let light = median(&ephemeral.cpu()) / median(&peer.cpu());
@@ -137,8 +154,8 @@ pub(crate) async fn scheduler(cli: &Cli) -> anyhow::Result<String> {
     let mut pinned = Side::new("pinned: a runtime a worker");
     let mut shared = Side::new("shared: one work-stealing runtime");
     for _ in 0..cli.runs {
-        one_run(cli, &mut pinned, Fleet::product(&cli.binary, 2, &["--scheduler", "pinned"]).await?, false).await?;
-        one_run(cli, &mut shared, Fleet::product(&cli.binary, 2, &["--scheduler", "shared"]).await?, false).await?;
+        one_run(cli, &mut pinned, Fleet::product(&cli.binary, 2, &["--scheduler", "pinned"]).await?, SATURATED).await?;
+        one_run(cli, &mut shared, Fleet::product(&cli.binary, 2, &["--scheduler", "shared"]).await?, SATURATED).await?;
     }
     let ratio = median(&pinned.cpu()) / median(&shared.cpu());
     Ok(format!(
@@ -148,5 +165,55 @@ pub(crate) async fn scheduler(cli: &Cli) -> anyhow::Result<String> {
         cli.runs,
         pinned.row(),
         shared.row(),
+    ))
+}
+
+/// The delay of a message at a steady rate, against the peer's.
+pub(crate) async fn latency(cli: &Cli) -> anyhow::Result<String> {
+    let mut durable = Side::new("Switchboard, durable");
+    let mut peer = Side::new("Node.js (ws, ioredis), stores nothing");
+    for _ in 0..cli.runs {
+        one_run(cli, &mut durable, Fleet::product(&cli.binary, 2, &[]).await?, STEADY).await?;
+        one_run(cli, &mut peer, Fleet::peers()?, STEADY).await?;
+    }
+    let p50 = |side: &Side| median(&side.reports.iter().map(|r| r.latency.p50_us as f64).collect::<Vec<_>>());
+    Ok(format!(
+        "{STEADY_PER_S:.0} messages a second by a schedule, over {PAIRS} pairs across two nodes, {} s a run, {} runs of each \
+         side in turn. A delay counts from when a message was due to its receipt.\n\n{TABLE}{}{}\nThe median delay against \
+         the peer's: **{:.2}**. The goal was at most 1.2.\n",
+        cli.seconds,
+        cli.runs,
+        durable.row(),
+        peer.row(),
+        p50(&durable) / p50(&peer),
+    ))
+}
+
+/// What `stored` costs while others wait for a replica that stands still.
+pub(crate) async fn replicated(cli: &Cli) -> anyhow::Result<String> {
+    let (mut plain, mut beside) = (Vec::new(), Vec::new());
+    let mut refused = 0;
+    for _ in 0..cli.runs {
+        for (side, replicated_every) in [(&mut plain, None), (&mut beside, Some(10))] {
+            let fleet = Fleet::product(&cli.binary, 2, &[]).await?;
+            let replica = fleet.stopped_replica().await?;
+            let report = measure(cli, &fleet, Load { replicated_every, ..STEADY }).await?;
+            drop(replica);
+            refused += report.errors.get("unknown_outcome").copied().unwrap_or(0);
+            eprintln!("every tenth `replicated`: {}: p99 {} us", replicated_every.is_some(), report.ack_latency.p99_us);
+            side.push(report.ack_latency.p99_us as f64 / 1e3);
+        }
+    }
+    ensure!(refused > 0, "the replica did not stand still: nobody waited for it");
+    Ok(format!(
+        "{STEADY_PER_S:.0} messages a second over {PAIRS} pairs across two nodes, one replica that is stopped, {} s a run, {} \
+         runs of each side in turn. The delay is that of `sent` for those that ask for `stored`.\n\n| side | p99 of `stored`, \
+         ms |\n|---|---|\n| all ask for `stored` | {} |\n| every tenth asks for `replicated` | {} |\n\n{refused} messages were \
+         told `unknown_outcome`. The median p99 with them against without: **{:.2}**. The goal was at most 1.5.\n",
+        cli.seconds,
+        cli.runs,
+        range(&plain),
+        range(&beside),
+        median(&beside) / median(&plain),
     ))
 }

@@ -14,8 +14,10 @@ one table, never two tables.
 ";
 
 /// The order of the sections, and their titles.
-const SECTIONS: [(&str, &str); 4] = [
+const SECTIONS: [(&str, &str); 6] = [
     ("p2p", "Durable messages between two nodes, against a Node.js peer"),
+    ("latency", "The delay of a durable message at a steady rate"),
+    ("replicated", "`stored` beside `replicated`, with a replica that stands still"),
     ("idle", "Memory of an idle connection"),
     ("scheduler", "One work-stealing runtime, or one runtime a worker"),
     ("meta", "A record's meta: one packed string, or a hash"),

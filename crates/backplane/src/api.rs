@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use delivery::record;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use delivery::{Attached, Registration, Replication, Verified};
 use protocol::{Address, Bundle, Cursor, DeviceId, Epoch, NodeId, Page};
 use protocol::{ConnectionId, Text};
+use routing::SlotGroup;
 
 pub use batch::{Batch, BatchAnswer, BatchBuilder, BatchResult, Group, Slot};
 
@@ -21,9 +23,9 @@ use crate::error::{BackplaneError, HistoryError, Loss};
 /// A boxed future, one per call: calls are batches, so the box is not what costs.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A place that generations are opened at: one on a single Redis, one a master in a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source(pub u16);
+/// A place that generations are opened at: the one Redis, or a master of a Cluster by its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source(pub String);
 
 /// What a heartbeat reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +91,8 @@ pub struct HistoryRequest {
     pub limit: usize,
 }
 
-/// The inboxes, as one generation of one node reaches them. Source of the rules: docs/delivery.md.
+/// The inboxes, as one generation of one node reaches them. Source of the rules: docs/delivery.md. What one call names is
+/// of one slot group, and of one that this generation has.
 ///
 /// # Cancellation
 /// Dropping an answer does not take the call back.
@@ -168,11 +171,29 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     /// See [`BackplaneError`].
     fn bury<'a>(&'a self, node: &'a NodeId, counter: &'a str) -> Answer<'a, Result<bool, BackplaneError>>;
 
-    /// Removes every location of a dead node; answers how many records had one.
+    /// What the fleet agreed on: `own`, if nobody said anything before.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn agree<'a>(&'a self, own: &'a str) -> Answer<'a, Result<String, BackplaneError>>;
+
+    /// Whether entries are where they were stored, or were trimmed there. One that cannot be looked at is not.
+    ///
+    /// # Errors
+    /// See [`BackplaneError`].
+    fn holds<'a>(&'a self, entries: &'a [(Text, Cursor)]) -> Answer<'a, Result<Vec<bool>, BackplaneError>>;
+
+    /// Removes every location of a dead node from the records of this generation; answers how many had one.
     ///
     /// # Errors
     /// See [`BackplaneError`]: what is left is found by the next time.
     fn reap<'a>(&'a self, node: &'a NodeId) -> Answer<'a, Result<u64, BackplaneError>>;
+
+    /// The slot groups whose records this generation reaches.
+    fn groups(&self) -> &[SlotGroup];
+
+    /// Whether this generation reaches what the fleet shares: heartbeats, the dead, and what was agreed on.
+    fn is_home(&self) -> bool;
 
     /// Which history of writes this master has: another one after a failover or a restart, which may have lost a tail.
     /// `None`: this backplane cannot lose what it answered while the node lives.
@@ -208,13 +229,14 @@ pub type Opened = Result<(Commands, Box<dyn Subscription>), BackplaneError>;
 
 /// A backplane for one node.
 pub trait Backplane: Send + Sync {
-    fn sources(&self) -> Vec<Source>;
+    /// Where generations are to be open; changes when masters come and go. To be called within a runtime.
+    fn sources(&self) -> watch::Receiver<Vec<Source>>;
 
     /// Opens one generation: subscribed, probed, and answered by a master. Never resumes by itself.
     ///
     /// # Errors
     /// [`BackplaneError`]: try again after a while.
-    fn open(&self, source: Source) -> Answer<'_, Opened>;
+    fn open<'a>(&'a self, source: &'a Source) -> Answer<'a, Opened>;
 }
 
 /// The text that names the record of an address.

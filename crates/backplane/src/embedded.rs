@@ -12,8 +12,8 @@ use delivery::{Attached, Kind, Limits, Replication, Standing, Verified};
 use parking_lot::Mutex;
 use protocol::node::Item;
 use protocol::{Bundle, Cursor, DeviceId, Entry, Envelope, Ephemeral, Live, NodeId, Page, Text};
-use routing::fanout;
-use tokio::sync::mpsc;
+use routing::{SlotGroup, fanout};
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{
     Answer, AttachRequest, Backplane, Batch, BatchAnswer, BatchResult, Commands, DetachRequest, HistoryRequest, Log,
@@ -146,7 +146,7 @@ impl Shared {
                 continue;
             }
             let (appended, is_here) = self.with(&group.record, |record| {
-                let appended = record::append(record, group.epoch, now_us, first, &group.messages, &self.limits);
+                let appended = record::append(record, batch.epoch, now_us, first, &group.messages, &self.limits);
                 (appended, record.as_ref().is_some_and(|r| !r.nodes().is_empty()))
             });
             if is_here {
@@ -156,7 +156,7 @@ impl Shared {
             groups.push(Ok(appended.placed));
         }
         let receivers = self.fan_out(items);
-        BatchAnswer { groups, receivers }
+        BatchAnswer { groups, receivers, is_elsewhere: false }
     }
 
     fn fan_out(&self, items: Vec<Item>) -> Vec<(NodeId, u64)> {
@@ -296,8 +296,25 @@ impl Log for Handle {
         Box::pin(async { Ok(false) })
     }
 
+    fn agree<'a>(&'a self, own: &'a str) -> Answer<'a, Result<String, BackplaneError>> {
+        Box::pin(async move { Ok(own.to_owned()) })
+    }
+
+    fn holds<'a>(&'a self, entries: &'a [(Text, Cursor)]) -> Answer<'a, Result<Vec<bool>, BackplaneError>> {
+        // It loses nothing while its node lives.
+        Box::pin(async move { Ok(vec![true; entries.len()]) })
+    }
+
     fn reap<'a>(&'a self, _node: &'a NodeId) -> Answer<'a, Result<u64, BackplaneError>> {
         Box::pin(async { Ok(0) })
+    }
+
+    fn groups(&self) -> &[SlotGroup] {
+        &[SlotGroup(0)]
+    }
+
+    fn is_home(&self) -> bool {
+        true
     }
 
     fn lineage(&self) -> Option<&str> {
@@ -329,11 +346,12 @@ impl Subscription for Channel {
 }
 
 impl Backplane for Embedded {
-    fn sources(&self) -> Vec<Source> {
-        vec![Source(0)]
+    fn sources(&self) -> watch::Receiver<Vec<Source>> {
+        // Nobody sends: there is one, always.
+        watch::channel(vec![Source::default()]).1
     }
 
-    fn open(&self, _source: Source) -> Answer<'_, Opened> {
+    fn open<'a>(&'a self, _source: &'a Source) -> Answer<'a, Opened> {
         Box::pin(async move {
             let (sender, receiver) = mpsc::channel(BUS_BUNDLES_MAX);
             let queued = Arc::new(AtomicUsize::new(0));

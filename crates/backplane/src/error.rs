@@ -6,6 +6,9 @@ pub enum BackplaneError {
     /// It may have run: no answer came in time, or the connection broke under it. Ask again with the same number.
     #[error("the outcome is not known: {0}")]
     Unknown(String),
+    /// It did not run: this is not the place any more. Ask the next generation.
+    #[error("the backplane has it elsewhere: {0}")]
+    Elsewhere(String),
     /// It did not run: the backplane said no, or nobody was there to ask. Worth another try later.
     #[error("the backplane did not run it: {0}")]
     NotRun(String),
@@ -37,6 +40,8 @@ pub enum Loss {
     Silent,
     /// The server takes no writes: it is not the master.
     NotMaster,
+    /// The master has other slots now.
+    Slots,
     /// The node itself stood still for too long.
     Stalled,
     /// Others declared this node dead; it goes on under a new name.
@@ -44,7 +49,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Subscriber,
         Self::Commands,
         Self::Lagged,
@@ -52,9 +57,15 @@ impl Loss {
         Self::Unheard,
         Self::Silent,
         Self::NotMaster,
+        Self::Slots,
         Self::Stalled,
         Self::Buried,
     ];
+
+    /// Somebody changed the topology; anything else may come of too much load.
+    pub const fn is_of_topology(self) -> bool {
+        matches!(self, Self::NotMaster | Self::Slots)
+    }
 
     /// The label of `switchboard_generations_total{cause}`.
     pub const fn as_str(self) -> &'static str {
@@ -66,6 +77,7 @@ impl Loss {
             Self::Unheard => "unheard",
             Self::Silent => "silent",
             Self::NotMaster => "not_master",
+            Self::Slots => "slots_moved",
             Self::Stalled => "stalled",
             Self::Buried => "declared_dead",
         }

@@ -6,8 +6,8 @@ use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
-use backplane::doctor::{Facts, Finding, Severity, examine, fine};
-use backplane::redis::doctor::ask;
+use backplane::doctor::{Finding, Severity, examine, fine};
+use backplane::redis::doctor::ask_masters;
 use clap::{ArgMatches, Args};
 use gateway::config::{Config, RawConfig};
 
@@ -40,14 +40,22 @@ pub(crate) fn run(mut args: DoctorArgs, matches: Option<&ArgMatches>) -> anyhow:
     let (Some(url), Some(shown)) = (&config.redis, config.redis_shown()) else {
         return say(&report("No Redis: the embedded backplane", &[embedded()], &[]));
     };
-    let mut facts = Facts::default();
+    let mut masters = Vec::new();
     block_on(async {
-        facts = ask(url.reveal(), ASK_WITHIN, now_us).await.map_err(|e| anyhow!("Redis {shown}: {e}"))?;
+        masters = ask_masters(url.reveal(), ASK_WITHIN, now_us).await.map_err(|e| anyhow!("Redis {shown}: {e}"))?;
         Ok(())
     })?;
-    let found = examine(&facts);
-    say(&report(&format!("Redis {shown}"), &found, &fine(&facts)))?;
-    match found.iter().filter(|finding| finding.severity == Severity::Loses).count() {
+    let mut loses = 0;
+    for (place, (address, facts)) in masters.iter().enumerate() {
+        let master = address.as_ref().map(|address| format!(", master {address}")).unwrap_or_default();
+        let found = examine(facts);
+        if place > 0 {
+            say("\n")?;
+        }
+        say(&report(&format!("Redis {shown}{master}"), &found, &fine(facts)))?;
+        loses += found.iter().filter(|finding| finding.severity == Severity::Loses).count();
+    }
+    match loses {
         0 => Ok(()),
         1 => bail!("this Redis can lose messages: see the finding above"),
         count => bail!("this Redis can lose messages: see the {count} findings above"),

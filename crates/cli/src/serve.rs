@@ -24,6 +24,10 @@ pub(crate) fn run(mut args: ServeArgs, matches: Option<&ArgMatches>) -> anyhow::
     let is_print = args.settings.print_config;
     let config = Config::load(args.settings)?;
     let filter = filter(&config.log)?;
+    #[cfg(feature = "sabotage")]
+    if let Ok(rule) = std::env::var("SWITCHBOARD_SABOTAGE") {
+        gateway::sabotage::switch_off(&rule).map_err(anyhow::Error::msg)?;
+    }
     let mut out = std::io::stdout().lock();
     if is_print {
         out.write_all(config.to_toml().as_bytes())?;

@@ -1,245 +1,351 @@
-//! Attaches, verifies, acks and detaches of all connections, each kind in batches of its own: what arrives while a call is
-//! in flight goes with the next one. Queues are bounded; who finds one full asks again later.
+//! What a node asks the backplane for its connections, other than appends: attaches, reads, verifies, histories, acks and
+//! detaches, in one queue. This file owns it; the order is in `queue.rs`, the calls themselves are in `calls.rs`.
+//!
+//! Nobody waits here: the answer comes through the mailbox. Who finds the queue full is answered at once, and asks again
+//! later. Rule: docs/delivery.md, On the node, 3 to 5.
 
-use std::future::Future;
+mod calls;
+mod coalesce;
+mod line;
+mod load;
+mod queue;
+
+use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
-use backplane::{
-    AttachRequest, BackplaneError, Commands, DetachRequest, HistoryError, HistoryRequest, ReadRequest, VerifyRequest,
-};
-use delivery::{Standing, Verified};
-use protocol::{Address, ConnectionId, Cursor, DeviceId, MessageId, Text};
-use tokio::sync::{Semaphore, mpsc};
+use backplane::{AttachRequest, Commands, DetachRequest, HistoryRequest, ReadRequest, VerifyRequest};
+use connection::{HistoryFault, Input, Unavailable};
+use metrics::Counter;
+use parking_lot::Mutex;
+use protocol::{Address, ConnectionId, Cursor, DeviceId, MessageId, Millis, Text};
+use routing::SlotGroup;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use connection::{HistoryFault, Input, Listing, Unavailable};
-
+use crate::clock::Clock;
 use crate::current::Current;
 use crate::mailbox::Mailbox;
+use crate::metrics::Gauges;
 use crate::registry::Registry;
 
-/// Requests that wait, of one kind: more connections than a node holds comfortably.
-const QUEUE_MAX: usize = 262_144;
-/// Requests of one call. A page may come with each, so an attach call carries fewer.
-const ATTACH_MAX: usize = 32;
-const SMALL_MAX: usize = 256;
-/// Reads in flight at once: 64 pages of 64 KiB.
-const READS_MAX: usize = 64;
-/// Histories in flight at once, of 256 KiB; apart from the reads, which are somebody's delivery.
-const HISTORIES_MAX: usize = 16;
+use coalesce::{Question, Reads};
+pub use line::Class;
+use line::Line;
+use load::Master;
+use queue::{Full, Queue};
 
-/// An attach or a verify, and who asked.
-#[derive(Debug)]
-pub(crate) struct Asked<T> {
-    pub(crate) request: T,
+/// How often those are looked after whose master is away.
+const TICK: Duration = Duration::from_millis(50);
+
+/// One who waits for an answer about an address.
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
     pub(crate) of: Address,
     pub(crate) mailbox: Mailbox,
 }
 
-/// The queues of one node.
-#[derive(Debug)]
-pub(crate) struct Asker {
-    attach: mpsc::Sender<Asked<AttachRequest>>,
-    verify: mpsc::Sender<Asked<VerifyRequest>>,
-    ack: mpsc::Sender<(Text, DeviceId, Cursor)>,
-    detach: mpsc::Sender<DetachRequest>,
-    reads: Arc<Semaphore>,
-    histories: Arc<Semaphore>,
-    current: Arc<Current>,
+/// Why a connection attaches: how long it can wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It is opening.
+    Opening,
+    /// It is open, and had something to do lately.
+    Active,
+    /// It is open, and had not.
+    Quiet,
 }
 
-/// The other ends of the queues.
+/// Something to ask.
 #[derive(Debug)]
-pub(crate) struct Queues {
-    attach: mpsc::Receiver<Asked<AttachRequest>>,
-    verify: mpsc::Receiver<Asked<VerifyRequest>>,
-    ack: mpsc::Receiver<(Text, DeviceId, Cursor)>,
-    detach: mpsc::Receiver<DetachRequest>,
+enum What {
+    Attach(AttachRequest, Who),
+    Verify(VerifyRequest, Who),
+    /// Who waits for it is in [`State::reads`].
+    Read(ReadRequest),
+    History(HistoryRequest, MessageId, Mailbox),
+    Ack(Text, DeviceId, Cursor),
+    Detach(DetachRequest),
+}
+
+#[derive(Debug)]
+struct Request {
+    what: What,
+    since: Millis,
+    /// How often it was asked in vain.
+    tries: u32,
+}
+
+/// One who reads, and how often that was asked in vain.
+#[derive(Debug)]
+struct Reader {
+    who: Who,
+    tries: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue<Request>,
+    reads: Reads<Reader>,
+}
+
+/// What is measured of the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Measures {
+    pub(crate) waiting: Gauges<Class>,
+    pub(crate) late_checks: Counter,
+    /// How long a check may wait before it counts as late: the period of checks.
+    pub(crate) late_ms: u64,
+}
+
+/// The queue of one node.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    state: Mutex<State>,
+    wake: Notify,
+    current: Arc<Current>,
+    registry: Arc<Registry>,
+    clock: Clock,
+    measures: Measures,
 }
 
 impl Asker {
-    pub(crate) fn new(current: Arc<Current>) -> (Self, Queues) {
-        let (attach, attach_queue) = mpsc::channel(QUEUE_MAX);
-        let (verify, verify_queue) = mpsc::channel(QUEUE_MAX);
-        let (ack, ack_queue) = mpsc::channel(QUEUE_MAX);
-        let (detach, detach_queue) = mpsc::channel(QUEUE_MAX);
-        let (reads, histories) = (Arc::new(Semaphore::new(READS_MAX)), Arc::new(Semaphore::new(HISTORIES_MAX)));
-        let queues = Queues { attach: attach_queue, verify: verify_queue, ack: ack_queue, detach: detach_queue };
-        (Self { attach, verify, ack, detach, reads, histories, current }, queues)
+    pub(crate) fn new(current: Arc<Current>, registry: Arc<Registry>, clock: Clock, measures: Measures) -> Self {
+        let state = State { queue: Queue::new(current.group_count()), reads: Reads::new() };
+        Self { state: Mutex::new(state), wake: Notify::new(), current, registry, clock, measures }
     }
 
-    pub(crate) fn attach(&self, asked: Asked<AttachRequest>) {
-        if let Err(refused) = self.attach.try_send(asked) {
-            let Asked { of, mailbox, .. } = refused.into_inner();
-            mailbox.answer(Input::Attached { of, result: Err(Unavailable) });
-        }
+    pub(crate) fn attach(&self, request: AttachRequest, who: Who, cause: Cause) {
+        let line = match cause {
+            Cause::Opening => Line::Opening,
+            Cause::Active => Line::Again,
+            Cause::Quiet => Line::Quiet,
+        };
+        self.submit(line, self.request(What::Attach(request, who)));
     }
 
-    pub(crate) fn verify(&self, asked: Asked<VerifyRequest>) {
-        if let Err(refused) = self.verify.try_send(asked) {
-            let Asked { of, mailbox, .. } = refused.into_inner();
-            mailbox.answer(Input::Verified { of, result: Err(Unavailable) });
-        }
+    pub(crate) fn verify(&self, request: VerifyRequest, who: Who) {
+        self.submit(Line::Verify, self.request(What::Verify(request, who)));
+    }
+
+    pub(crate) fn history(&self, id: MessageId, request: HistoryRequest, mailbox: Mailbox) {
+        self.submit(Line::History, self.request(What::History(request, id, mailbox)));
     }
 
     /// An ack that finds no room is lost: the next one says more.
     pub(crate) fn ack(&self, of: Text, device: DeviceId, cursor: Cursor) {
-        let _ = self.ack.try_send((of, device, cursor));
+        self.submit(Line::Ack, self.request(What::Ack(of, device, cursor)));
     }
 
     /// A detach that finds no room is found by the next attach or verify of the address.
     pub(crate) fn detach(&self, request: DetachRequest) {
-        let _ = self.detach.try_send(request);
+        self.submit(Line::Detach, self.request(What::Detach(request)));
     }
 
-    /// Reads one page, on a task of its own.
-    pub(crate) fn read(&self, of: Address, request: ReadRequest, mailbox: Mailbox) {
-        let (current, reads) = (self.current.clone(), self.reads.clone());
-        tokio::spawn(async move {
-            let _permit = reads.acquire().await;
-            let result = match current.soon().await {
-                Some(commands) => commands.read(&request).await.map_err(|_| Unavailable),
-                None => Err(Unavailable),
-            };
-            mailbox.answer(Input::Attached { of, result });
-        });
+    /// Reads one page, together with others that wait to read after the very same places.
+    pub(crate) fn read(&self, request: ReadRequest, who: Who) {
+        let group = self.current.group(&request.of);
+        let reader = Reader { who, tries: 0 };
+        let refused = if self.is_gone(group) { Some(reader) } else { self.share(group, request, reader) };
+        match refused {
+            Some(reader) => reader.who.attached_nothing(),
+            None => self.wake.notify_one(),
+        }
     }
 
-    pub(crate) fn history(&self, id: MessageId, request: HistoryRequest, mailbox: Mailbox) {
-        let (current, permits) = (self.current.clone(), self.histories.clone());
-        tokio::spawn(async move {
-            let _permit = permits.acquire().await;
-            let result = match current.soon().await {
-                Some(commands) => commands.history(&request).await,
-                None => Err(BackplaneError::NotRun(String::new()).into()),
+    /// Queues a read, or joins one that waits already; gives the reader back if there is no room.
+    fn share(&self, group: SlotGroup, request: ReadRequest, reader: Reader) -> Option<Reader> {
+        let question = Question::of(&request);
+        let mut state = self.state.lock();
+        let is_full = if state.reads.is_waiting(&question) {
+            state.queue.join().is_err()
+        } else {
+            let at = self.at(group);
+            state.queue.push(group, Line::Read, self.request(What::Read(request)), at).is_err()
+        };
+        if is_full {
+            return Some(reader);
+        }
+        state.reads.add(question, reader);
+        None
+    }
+
+    fn request(&self, what: What) -> Request {
+        Request { what, since: self.clock.now(), tries: 0 }
+    }
+
+    fn submit(&self, line: Line, request: Request) {
+        let group = self.current.group(request.what.record());
+        if line != Line::Detach && self.is_gone(group) {
+            return request.what.refuse();
+        }
+        let taken = {
+            let mut state = self.state.lock();
+            let at = self.at(group);
+            state.queue.push(group, line, request, at)
+        };
+        match taken {
+            Ok(()) => self.wake.notify_one(),
+            Err(Full(request)) => request.what.refuse(),
+        }
+    }
+
+    /// Nobody can be asked, and nobody is expected within a moment.
+    fn is_gone(&self, group: SlotGroup) -> bool {
+        !self.current.is_near(group)
+    }
+
+    fn at(&self, group: SlotGroup) -> Option<Master> {
+        self.current.get(group).as_ref().map(master_of)
+    }
+
+    /// Starts every call that may begin.
+    fn turn(self: &Arc<Self>) {
+        loop {
+            // The commands that were looked at last are those of the call.
+            let found: RefCell<Option<Commands>> = RefCell::new(None);
+            let mut state = self.state.lock();
+            let call = state.queue.next(|group| {
+                let commands = self.current.get(group);
+                let master = commands.as_ref().map(master_of);
+                found.replace(commands);
+                master
+            });
+            let readers = match &call {
+                Some(call) => state.readers(&call.items),
+                None => Vec::new(),
             };
-            let result = match result {
-                Ok((page, more)) => Ok(Listing { entries: page.entries.into_iter().rev().collect(), more }),
-                Err(HistoryError::Before) => Err(HistoryFault::Before),
-                Err(HistoryError::Backplane(_)) => Err(HistoryFault::Unavailable),
-            };
-            mailbox.answer(Input::History { id, result });
-        });
+            drop(state);
+            let (Some(call), Some(commands)) = (call, found.into_inner()) else { break };
+            calls::start(self, call, readers, commands);
+        }
+        self.measure();
+    }
+
+    fn measure(&self) {
+        let state = self.state.lock();
+        for class in Class::ALL {
+            #[allow(clippy::cast_precision_loss, reason = "the queue is bounded far below 2^52")]
+            self.measures.waiting.of(class).set(state.queue.waiting(class) as f64);
+        }
+    }
+
+    /// Those who wait for a master that does not come back at once are told.
+    fn give_up(&self) {
+        let (gone, readers) = {
+            let mut state = self.state.lock();
+            state.queue.place_all(|group| self.at(group));
+            let gone = state.queue.abandon(|group| self.is_gone(group));
+            let readers = state.readers(&gone);
+            (gone, readers)
+        };
+        readers.into_iter().for_each(|reader| reader.who.attached_nothing());
+        gone.into_iter().for_each(|request| request.what.refuse());
+    }
+
+    /// From now on only what nobody waits for.
+    fn stop(&self) {
+        let (rest, readers) = {
+            let mut state = self.state.lock();
+            // A generation may just have begun: what is left behind is for it.
+            state.queue.place_all(|group| self.at(group));
+            let rest = state.queue.stop();
+            let readers = state.readers(&rest);
+            (rest, readers)
+        };
+        readers.into_iter().for_each(|reader| reader.who.attached_nothing());
+        rest.into_iter().for_each(|request| request.what.refuse());
     }
 }
 
-/// Runs the queues until `stop`; detaches and acks that are still there then are handed on first.
-pub(crate) async fn run(queues: Queues, asker: Arc<Asker>, registry: Arc<Registry>, stop: CancellationToken) {
-    let Queues { attach, verify, ack, detach } = queues;
-    let current = &asker.current;
-    let attaching = drain(attach, ATTACH_MAX, &stop, |list| run_attach(current, &asker, &registry, list));
-    let verifying = drain(verify, SMALL_MAX, &stop, |list| run_verify(current, &asker, &registry, list));
-    let acking = drain(ack, SMALL_MAX, &stop, |list| async move {
-        if let Some(commands) = current.get() {
-            let _ = commands.ack(&list).await;
-        }
-    });
-    let detaching = drain(detach, SMALL_MAX, &stop, |list| async move {
-        if let Some(commands) = current.get()
-            && let Err(error) = commands.detach(&list).await
-        {
-            tracing::debug!(%error, count = list.len(), "registrations stay until they are found");
-        }
-    });
-    tokio::join!(attaching, verifying, acking, detaching);
-}
-
-/// Takes what waits, as one batch, until `stop`; then what is still there.
-async fn drain<T, F: Future<Output = ()>>(
-    mut queue: mpsc::Receiver<T>,
-    batch_max: usize,
-    stop: &CancellationToken,
-    run: impl Fn(Vec<T>) -> F,
-) {
-    loop {
-        let mut list = Vec::new();
-        let received = stop.run_until_cancelled(queue.recv_many(&mut list, batch_max)).await;
-        if received.is_none() {
-            // Stopping: only what is there already.
-            while list.len() < batch_max
-                && let Ok(item) = queue.try_recv()
-            {
-                list.push(item);
+impl State {
+    /// All who wait for these reads: they are asked now, or never.
+    fn readers(&mut self, items: &[Request]) -> Vec<Reader> {
+        let mut all = Vec::new();
+        for item in items {
+            if let What::Read(request) = &item.what {
+                let readers = self.reads.take(&Question::of(request));
+                self.queue.part(readers.len().saturating_sub(1));
+                all.extend(readers);
             }
         }
-        if list.is_empty() {
-            return;
-        }
-        run(list).await;
+        all
     }
 }
 
-async fn run_attach(current: &Current, asker: &Asker, registry: &Registry, list: Vec<Asked<AttachRequest>>) {
-    // A connection that ended while it waited here has been detached already: asking now would leave a ghost.
-    let is_here =
-        |a: &Asked<AttachRequest>| registry.contains(&a.request.of, a.request.request.registration.connection);
-    let here = list.into_iter().filter(is_here);
-    let (requests, who): (Vec<_>, Vec<_>) = here.map(|a| (a.request, (a.of, a.mailbox))).unzip();
-    if requests.is_empty() {
-        return;
+impl What {
+    fn record(&self) -> &Text {
+        match self {
+            Self::Attach(request, _) => &request.of,
+            Self::Verify(request, _) => &request.of,
+            Self::Read(request) => &request.of,
+            Self::History(request, ..) => &request.of,
+            Self::Ack(of, ..) => of,
+            Self::Detach(request) => &request.of,
+        }
     }
-    let answers =
-        ask(current, requests.len(), |commands| async move { commands.attach(&requests).await.map(|a| (a, requests)) });
-    let Some((answers, requests)) = answers.await else {
-        return who
-            .into_iter()
-            .for_each(|(of, mailbox)| mailbox.answer(Input::Attached { of, result: Err(Unavailable) }));
-    };
-    for ((request, (of, mailbox)), answer) in requests.into_iter().zip(who).zip(answers) {
-        let registration = &request.request.registration;
-        if let Ok(attached) = &answer {
-            detach_strangers(asker, registry, &request.of, &attached.registered);
-            // The connection ended while this was under way: no ghost stays.
-            if !registry.contains(&request.of, registration.connection) {
-                let (connection, reg) = (registration.connection, registration.reg);
-                asker.detach(DetachRequest { of: request.of.clone(), connection, reg });
+
+    /// Tells whoever waits that the backplane cannot be asked now.
+    fn refuse(self) {
+        match self {
+            Self::Attach(_, who) => who.attached_nothing(),
+            Self::Verify(_, Who { of, mailbox }) => mailbox.answer(Input::Verified { of, result: Err(Unavailable) }),
+            Self::History(_, id, mailbox) => {
+                mailbox.answer(Input::History { id, result: Err(HistoryFault::Unavailable) });
             }
+            // Readers are told by whoever took them from the list; behind acks and detaches nobody waits.
+            Self::Read(_) | Self::Ack(..) | Self::Detach(_) => {}
         }
-        let result = answer.map(Some).map_err(|error| {
-            tracing::debug!(%error, "an attach was refused");
-            Unavailable
-        });
-        mailbox.answer(Input::Attached { of, result });
     }
 }
 
-async fn run_verify(current: &Current, asker: &Asker, registry: &Registry, list: Vec<Asked<VerifyRequest>>) {
-    let (requests, who): (Vec<_>, Vec<_>) = list.into_iter().map(|a| (a.request, (a.of, a.mailbox))).unzip();
-    let answers =
-        ask(current, requests.len(), |commands| async move { commands.verify(&requests).await.map(|a| (a, requests)) });
-    let Some((answers, requests)) = answers.await else {
-        return who
-            .into_iter()
-            .for_each(|(of, mailbox)| mailbox.answer(Input::Verified { of, result: Err(Unavailable) }));
-    };
-    for ((request, (of, mailbox)), answer) in requests.into_iter().zip(who).zip(answers) {
-        if let Ok(Verified { registered, .. }) = &answer {
-            detach_strangers(asker, registry, &request.of, registered);
-            let registration = &request.registration;
-            if !registry.contains(&request.of, registration.connection) {
-                let (connection, reg) = (registration.connection, registration.reg);
-                asker.detach(DetachRequest { of: request.of.clone(), connection, reg });
-            }
-        }
-        let result: Result<Standing, _> = answer.map(|v| v.standing).map_err(|_| Unavailable);
-        mailbox.answer(Input::Verified { of, result });
+impl Who {
+    fn attached_nothing(self) {
+        let Self { of, mailbox } = self;
+        mailbox.answer(Input::Attached { of, result: Err(Unavailable) });
     }
 }
 
-/// Asks the present generation; `None` where there is none, or where it gave no answer for all.
-async fn ask<A, R, F>(current: &Current, count: usize, call: impl FnOnce(Commands) -> F) -> Option<(Vec<A>, R)>
-where
-    F: Future<Output = Result<(Vec<A>, R), BackplaneError>>,
-{
-    let answers = call(current.soon().await?).await.ok()?;
-    (answers.0.len() == count).then_some(answers)
+/// No two generations that are in use have the same: whoever has a call in flight holds its commands.
+fn master_of(commands: &Commands) -> Master {
+    Master(Arc::as_ptr(commands).cast::<()>() as usize)
 }
 
 /// Registrations of this node that it does not know are left over from connections that ended.
-fn detach_strangers(asker: &Asker, registry: &Registry, of: &Text, registered: &[(ConnectionId, u64)]) {
+fn detach_strangers(asker: &Asker, of: &Text, registered: &[(ConnectionId, u64)]) {
     for &(connection, reg) in registered {
-        if !registry.contains(of, connection) {
+        if !asker.registry.contains(of, connection) {
             asker.detach(DetachRequest { of: of.clone(), connection, reg });
         }
     }
 }
+
+/// Starts calls until `stop`; then acks and detaches that are there are handed on first, those of calls in flight too.
+pub(crate) async fn run(asker: Arc<Asker>, stop: CancellationToken) {
+    let mut began = asker.current.began();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_stopping = false;
+    loop {
+        asker.turn();
+        let (is_idle, is_empty) = {
+            let state = asker.state.lock();
+            (state.queue.is_idle(), state.queue.len() == 0)
+        };
+        if is_stopping && is_idle {
+            return;
+        }
+        tokio::select! {
+            () = asker.wake.notified() => {}
+            _ = began.changed() => asker.give_up(),
+            _ = tick.tick(), if !is_empty => asker.give_up(),
+            () = stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                asker.stop();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -118,7 +118,14 @@ impl Config {
 
     /// What all nodes of the fleet agree on.
     pub fn routing(&self) -> routing::Settings {
-        routing::Settings { prefix: self.redis_prefix.clone(), partitions: self.partitions, lanes: self.lanes }
+        // The URL has been checked.
+        let layout = self.redis.as_ref().and_then(|url| backplane::redis::layout_of(url.reveal()).ok());
+        routing::Settings {
+            prefix: self.redis_prefix.clone(),
+            partitions: self.partitions,
+            lanes: self.lanes,
+            layout: layout.unwrap_or_default(),
+        }
     }
 
     /// What connections are told.

@@ -1,80 +1,182 @@
-//! The generation in use, for everybody who asks the backplane.
+//! The generations in use, for everybody who asks the backplane: one for each slot group.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backplane::Commands;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use routing::{SlotGroup, Topology};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long nobody is told that the backplane is away: most generations are followed by the next within milliseconds.
 const GRACE: Duration = Duration::from_millis(1_000);
 
-/// The commands of the present generation; none between two.
+/// What two masters' clocks may differ by where nobody has seen both: the step that a fleet's clocks are held to.
+const UNKNOWN_STEP_US: u64 = 60_000_000;
+
+/// One slot group.
+#[derive(Debug, Default)]
+struct Place {
+    commands: Option<Commands>,
+    /// Since when there are none.
+    down_since: Option<Instant>,
+    /// The backplane's clock at the end of the last generation, and when that was.
+    clock_then: Option<(u64, Instant)>,
+    /// When the first generation began.
+    first: Option<Instant>,
+    /// What the clocks of this node's masters differed by, all together.
+    steps_us: u64,
+}
+
+/// The commands of the present generations; none between two.
 #[derive(Debug)]
 pub(crate) struct Current {
-    commands: RwLock<Option<Commands>>,
-    /// Since when there are none.
-    down_since: Mutex<Option<Instant>>,
+    topology: Topology,
+    places: Vec<Mutex<Place>>,
     /// Counts the generations that began.
     began: watch::Sender<u64>,
 }
 
-impl Default for Current {
-    fn default() -> Self {
-        Self { commands: RwLock::default(), down_since: Mutex::default(), began: watch::Sender::new(0) }
-    }
-}
-
 impl Current {
-    pub(crate) fn get(&self) -> Option<Commands> {
-        self.commands.read().clone()
+    pub(crate) fn new(topology: Topology) -> Self {
+        let places = topology.groups().map(|_| Mutex::default()).collect();
+        Self { topology, places, began: watch::Sender::new(0) }
     }
 
-    pub(crate) fn set(&self, commands: Commands) {
-        *self.down_since.lock() = None;
-        *self.commands.write() = Some(commands);
+    pub(crate) fn group(&self, record: &str) -> SlotGroup {
+        self.topology.group(record)
+    }
+
+    pub(crate) fn group_count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Changes when a generation begins.
+    pub(crate) fn began(&self) -> watch::Receiver<u64> {
+        self.began.subscribe()
+    }
+
+    fn place(&self, group: SlotGroup) -> &Mutex<Place> {
+        &self.places[usize::from(group.0)]
+    }
+
+    pub(crate) fn get(&self, group: SlotGroup) -> Option<Commands> {
+        self.place(group).lock().commands.clone()
+    }
+
+    /// A generation begins for its slot groups.
+    pub(crate) fn set(&self, commands: &Commands) {
+        let now = Instant::now();
+        for &group in commands.groups() {
+            let mut place = self.place(group).lock();
+            if let Some((us, then)) = place.clock_then.take() {
+                let expected = us + micros(now - then);
+                place.steps_us += commands.now_us().abs_diff(expected);
+            }
+            place.first.get_or_insert(now);
+            place.down_since = None;
+            place.commands = Some(commands.clone());
+        }
         self.began.send_modify(|count| *count += 1);
     }
 
-    pub(crate) fn clear(&self) {
-        *self.down_since.lock() = Some(Instant::now());
-        *self.commands.write() = None;
-    }
-
-    /// How much of the grace is left while there are no commands.
-    fn grace(&self) -> Duration {
-        self.down_since.lock().map_or(Duration::ZERO, |since| GRACE.saturating_sub(since.elapsed()))
-    }
-
-    /// True unless the backplane has been away for longer than a moment.
-    pub(crate) fn is_near(&self) -> bool {
-        self.is_up() || !self.grace().is_zero()
-    }
-
-    /// The commands; between two generations that follow each other closely, those of the next.
-    pub(crate) async fn soon(&self) -> Option<Commands> {
-        match self.get() {
-            Some(commands) => Some(commands),
-            None => self.wait(self.grace()).await,
+    /// A generation ended. A group that another one has taken meanwhile is left to it.
+    pub(crate) fn clear(&self, commands: &Commands) {
+        let now = Instant::now();
+        for &group in commands.groups() {
+            let mut place = self.place(group).lock();
+            if place.commands.as_ref().is_some_and(|held| Arc::ptr_eq(held, commands)) {
+                place.commands = None;
+                place.down_since = Some(now);
+                place.clock_then = Some((commands.now_us(), now));
+            }
         }
     }
 
+    /// How far a stamp of a message of this age may be from where the present master's clock would put it: what this
+    /// node's masters differed by, and what nobody knows where the message is older than what this node has seen.
+    pub(crate) fn clock_step_us(&self, group: SlotGroup, age_us: u64) -> u64 {
+        let place = self.place(group).lock();
+        let known_us = place.first.map_or(0, |first| micros(first.elapsed()));
+        place.steps_us.saturating_add(if age_us >= known_us { UNKNOWN_STEP_US } else { 0 })
+    }
+
+    /// How much of the grace is left while there are no commands.
+    fn grace(&self, group: SlotGroup) -> Duration {
+        self.place(group).lock().down_since.map_or(Duration::ZERO, |since| GRACE.saturating_sub(since.elapsed()))
+    }
+
+    /// True unless this group has been away for longer than a moment.
+    pub(crate) fn is_near(&self, group: SlotGroup) -> bool {
+        let place = self.place(group).lock();
+        place.commands.is_some() || place.down_since.is_some_and(|since| since.elapsed() < GRACE)
+    }
+
+    /// The commands; between two generations that follow each other closely, those of the next.
+    pub(crate) async fn soon(&self, group: SlotGroup) -> Option<Commands> {
+        match self.get(group) {
+            Some(commands) => Some(commands),
+            None => self.wait(group, self.grace(group)).await,
+        }
+    }
+
+    /// True if any part of the backplane is there: in a cluster most users are served while one master is away.
     pub(crate) fn is_up(&self) -> bool {
-        self.commands.read().is_some()
+        self.places.iter().any(|place| place.lock().commands.is_some())
+    }
+
+    /// True if every part has been there once and some are now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_up() && self.places.iter().all(|place| place.lock().first.is_some())
+    }
+
+    /// How many slot groups have a generation, of how many.
+    pub(crate) fn share_up(&self) -> f64 {
+        let up = self.places.iter().filter(|place| place.lock().commands.is_some()).count();
+        #[allow(clippy::cast_precision_loss, reason = "at most 1,024")]
+        let share = up as f64 / self.places.len() as f64;
+        share
+    }
+
+    /// Each generation once.
+    pub(crate) fn all(&self) -> Vec<Commands> {
+        let mut all: Vec<Commands> = Vec::new();
+        for place in &self.places {
+            if let Some(commands) = &place.lock().commands
+                && !all.iter().any(|held| Arc::ptr_eq(held, commands))
+            {
+                all.push(commands.clone());
+            }
+        }
+        all
     }
 
     /// The backplane's clock; none between two generations.
     pub(crate) fn now_us(&self) -> Option<u64> {
-        self.commands.read().as_ref().map(|c| c.now_us())
+        self.places.iter().find_map(|place| place.lock().commands.as_ref().map(|c| c.now_us()))
     }
 
     /// Waits until there are commands, at most so long.
-    pub(crate) async fn wait(&self, within: Duration) -> Option<Commands> {
+    pub(crate) async fn wait(&self, group: SlotGroup, within: Duration) -> Option<Commands> {
+        self.wait_for(group, within, |_| true).await
+    }
+
+    /// Waits for other commands than these, whose master no longer has the group, for as long as the grace.
+    pub(crate) async fn next_after(&self, group: SlotGroup, these: &Commands) -> Option<Commands> {
+        self.wait_for(group, GRACE, |commands| !Arc::ptr_eq(commands, these)).await
+    }
+
+    async fn wait_for(
+        &self,
+        group: SlotGroup,
+        within: Duration,
+        is_meant: impl Fn(&Commands) -> bool,
+    ) -> Option<Commands> {
         let mut began = self.began.subscribe();
         let wait = async {
             loop {
-                if let Some(commands) = self.get() {
+                if let Some(commands) = self.get(group).filter(&is_meant) {
                     return commands;
                 }
                 if began.changed().await.is_err() {
@@ -84,4 +186,8 @@ impl Current {
         };
         tokio::time::timeout(within, wait).await.ok()
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -77,7 +77,7 @@ pub(crate) async fn report(node: Arc<Node>, url: Secret, stop: CancellationToken
             if node.current.is_up() {
                 sleep(REPORT_PAUSE).await;
             } else {
-                node.current.wait(REPORT_PAUSE).await;
+                node.current.wait(routing::SlotGroup(0), REPORT_PAUSE).await;
             }
         }
     };

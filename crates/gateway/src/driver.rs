@@ -64,6 +64,7 @@ impl Driver {
         node.metrics.connections.increment(1.0);
         node.open.fetch_add(1, Ordering::Relaxed);
         node.registry.open(id, sender.clone());
+        mailbox.mark_active(started);
         Self {
             wire: Wire::new(socket, node.settings.max_bytes),
             mailbox,
@@ -88,7 +89,13 @@ impl Driver {
                 return Poll::Ready(code);
             }
             match self.poll_input(cx) {
-                Poll::Ready(input) => self.connection.handle(input, self.node.now()),
+                Poll::Ready(input) => {
+                    let now = self.node.now();
+                    if matches!(input, Input::Text(_) | Input::Binary(_) | Input::Live { .. }) {
+                        self.mailbox.mark_active(now.at);
+                    }
+                    self.connection.handle(input, now);
+                }
                 Poll::Pending => {
                     // Everything was taken: now what came of it goes out, as one write.
                     let was_reading = self.connection.wants_input();

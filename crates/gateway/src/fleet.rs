@@ -35,6 +35,9 @@ pub(crate) async fn run(node: &Arc<Node>, commands: &Commands, stop: &Cancellati
                 for (dead, counter) in observer.on_pulse(&pulse.nodes, &node.id.get(), node.clock.now()) {
                     bury(node, commands, dead, &counter, stop).await;
                 }
+                for gone in node.suspects.gone(&pulse.nodes, &node.id.get()) {
+                    reap(node, &gone).await;
+                }
             }
             // Whoever could not count himself cannot say that others did not.
             Err(_) => observer = Observer::default(),
@@ -61,23 +64,24 @@ async fn bury(node: &Arc<Node>, commands: &Commands, dead: NodeId, counter: &str
         return;
     }
     node.metrics.nodes_buried.increment(1);
-    reap(commands, &dead).await;
+    reap(node, &dead).await;
     let (node, stop) = (node.clone(), stop.clone());
     tokio::spawn(async move {
         for wait in REAP_AGAIN {
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }
-            if let Some(commands) = node.current.get() {
-                reap(&commands, &dead).await;
-            }
+            reap(&node, &dead).await;
         }
     });
 }
 
-async fn reap(commands: &Commands, dead: &NodeId) {
-    match commands.reap(dead).await {
-        Ok(cleaned) => tracing::warn!(%dead, cleaned, "a dead node's locations are removed"),
-        Err(error) => tracing::warn!(%dead, %error, "a dead node's locations stay until the next time"),
+/// In a cluster each master has a part of what the dead node left.
+async fn reap(node: &Node, dead: &NodeId) {
+    for commands in node.current.all() {
+        match commands.reap(dead).await {
+            Ok(cleaned) => tracing::warn!(%dead, cleaned, "a dead node's locations are removed"),
+            Err(error) => tracing::warn!(%dead, %error, "a dead node's locations stay until the next time"),
+        }
     }
 }

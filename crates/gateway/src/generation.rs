@@ -1,11 +1,14 @@
 //! One generation after the other: open, tell every connection, hand out what comes, until it ends.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backplane::{Backplane, Loss, Source, Subscription};
+use backplane::{Backplane, Commands, Loss, Opened, Source, Subscription};
 use protocol::{Bundle, Live};
+use routing::SlotGroup;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::fleet;
 use crate::metrics::{Begun, DropReason};
@@ -19,34 +22,103 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 /// pulled down by its own nodes.
 const SPREAD_CONNECTIONS: usize = 200;
 const SPREAD_PAUSE: Duration = Duration::from_millis(5);
+/// Each generation that ends sooner than this doubles the pause of the next, unless the topology changed.
+const LASTING_MS: u64 = 300_000;
+/// The longest that all connections together take.
+const SPREAD_MAX: Duration = Duration::from_secs(300);
+
+/// Keeps generations open at every source there is, until `stop`.
+pub(crate) async fn run_all(node: Arc<Node>, backplane: Arc<dyn Backplane>, stop: CancellationToken) {
+    let mut sources = backplane.sources();
+    let mut running: HashMap<Source, CancellationToken> = HashMap::new();
+    let tasks = TaskTracker::new();
+    loop {
+        let wanted = sources.borrow_and_update().clone();
+        running.retain(|source, stop| {
+            let stays = wanted.contains(source);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for source in wanted {
+            let (node, backplane, parent) = (&node, &backplane, &stop);
+            running.entry(source).or_insert_with_key(|source| {
+                let stop = parent.child_token();
+                tasks.spawn(run(node.clone(), backplane.clone(), source.clone(), stop.clone()));
+                stop
+            });
+        }
+        // A list that never changes again has no sender.
+        match stop.run_until_cancelled(sources.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => stop.cancelled().await,
+            None => {}
+        }
+        if stop.is_cancelled() {
+            tasks.close();
+            return tasks.wait().await;
+        }
+    }
+}
 
 /// Keeps a generation of one source open until `stop`.
-pub(crate) async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: Source, stop: CancellationToken) {
+async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: Source, stop: CancellationToken) {
     let mut cause = None;
-    while let Some(mut subscription) = open(&node, &*backplane, source, &stop).await {
+    let mut spread = Spread::default();
+    while let Some((commands, mut subscription)) = open(&node, &*backplane, &source, &stop).await {
+        let began = node.clock.now();
+        node.current.set(&commands);
         node.metrics.generations.of(Begun(cause)).increment(1);
-        node.metrics.backplane_up.set(1.0);
-        tracing::info!(cause = cause.map_or("start", Loss::as_str), "the backplane is connected");
-        // Nobody else takes the commands away: they are there until `clear`.
-        let Some(commands) = node.current.get() else { continue };
-        let tell = tokio::spawn(tell_connections(node.clone()));
+        node.metrics.backplane_up.set(node.current.share_up());
+        tracing::info!(master = source.0, cause = cause.map_or("start", Loss::as_str), "the backplane is connected");
+        let tell = tokio::spawn(tell_connections(node.clone(), commands.clone(), spread.pause()));
         let over = stop.child_token();
         let keep = tokio::spawn({
             let (node, commands, over) = (node.clone(), commands.clone(), over.clone());
             async move { node.keeper.watch(commands, over).await }
         });
+        let home = async {
+            match commands.is_home() {
+                true => fleet::run(&node, &commands, &stop).await,
+                false => std::future::pending().await,
+            }
+        };
         let loss = tokio::select! {
-            loss = dispatch(&node, &mut *subscription) => loss,
-            loss = fleet::run(&node, &commands, &stop) => loss,
-            () = stop.cancelled() => break,
+            loss = dispatch(&node, &mut *subscription) => Some(loss),
+            loss = home => Some(loss),
+            () = stop.cancelled() => None,
         };
         tell.abort();
         over.cancel();
         drop(keep);
-        node.current.clear();
-        node.metrics.backplane_up.set(0.0);
-        tracing::warn!(cause = loss.as_str(), "the backplane is lost; connecting again");
+        node.current.clear(&commands);
+        node.metrics.backplane_up.set(node.current.share_up());
+        let Some(loss) = loss else { break };
+        tracing::warn!(master = source.0, cause = loss.as_str(), "the backplane is lost; connecting again");
+        spread.on_end(loss, node.clock.now().since(began));
         cause = Some(loss);
+    }
+}
+
+/// How slowly connections register again: a generation that ended soon may have ended under their load.
+#[derive(Debug, Default)]
+struct Spread {
+    doublings: u32,
+}
+
+impl Spread {
+    fn on_end(&mut self, loss: Loss, lasted_ms: u64) {
+        if lasted_ms >= LASTING_MS {
+            self.doublings = 0;
+        } else if !loss.is_of_topology() {
+            self.doublings = (self.doublings + 1).min(16);
+        }
+    }
+
+    /// Between two portions of connections.
+    fn pause(&self) -> Duration {
+        SPREAD_PAUSE * (1 << self.doublings)
     }
 }
 
@@ -54,22 +126,14 @@ pub(crate) async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: 
 async fn open(
     node: &Node,
     backplane: &dyn Backplane,
-    source: Source,
+    source: &Source,
     stop: &CancellationToken,
-) -> Option<Box<dyn Subscription>> {
+) -> Option<(Commands, Box<dyn Subscription>)> {
     let mut wait = BACK_OFF_MIN;
     loop {
-        match stop.run_until_cancelled(backplane.open(source)).await? {
-            Ok((commands, subscription)) => match node.keeper.restore(&commands).await {
-                Ok(()) => {
-                    node.current.set(commands);
-                    return Some(subscription);
-                }
-                Err(error) => tracing::warn!(%error, "what the backplane may lack could not be appended again"),
-            },
-            Err(error) => {
-                tracing::warn!(%error, "the backplane cannot be reached; trying again");
-            }
+        match stop.run_until_cancelled(begin(node, backplane, source)).await? {
+            Ok(generation) => return Some(generation),
+            Err(error) => tracing::warn!(master = source.0, %error, "the backplane cannot be used; trying again"),
         }
         let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
         stop.run_until_cancelled(tokio::time::sleep(jittered)).await?;
@@ -77,11 +141,24 @@ async fn open(
     }
 }
 
-/// Every location is written again in a new generation, and every cursor checked.
-async fn tell_connections(node: Arc<Node>) {
-    for some in node.registry.mailboxes().chunks(SPREAD_CONNECTIONS) {
+async fn begin(node: &Node, backplane: &dyn Backplane, source: &Source) -> Opened {
+    let (commands, subscription) = backplane.open(source).await?;
+    node.agreement.hold_to(&commands).await?;
+    node.keeper.restore(&commands).await?;
+    Ok((commands, subscription))
+}
+
+/// Every location of these slot groups is written again in a new generation, and every cursor checked; those that had
+/// something to do last come first.
+async fn tell_connections(node: Arc<Node>, commands: Commands, pause: Duration) {
+    let groups: HashSet<SlotGroup> = commands.groups().iter().copied().collect();
+    let here = node.registry.mailboxes_of(|record| groups.contains(&node.current.group(record)));
+    // However slow, within this.
+    let portions = u32::try_from(here.len().div_ceil(SPREAD_CONNECTIONS)).unwrap_or(u32::MAX).max(1);
+    let pause = pause.min(SPREAD_MAX / portions);
+    for some in here.chunks(SPREAD_CONNECTIONS) {
         some.iter().for_each(crate::mailbox::Mailbox::notify_generation);
-        tokio::time::sleep(SPREAD_PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

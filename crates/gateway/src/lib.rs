@@ -3,6 +3,7 @@
 //! Invariants of absence: no Redis key or command, no wire bytes by hand, and no delivery decision in here (`delivery`
 //! decides, `connection` obeys). Only `clock.rs` asks the system for the time.
 
+mod agreement;
 pub mod api;
 mod asker;
 pub mod auth;
@@ -23,8 +24,11 @@ mod node;
 pub mod ops;
 mod publisher;
 mod registry;
+mod suspects;
 mod workers;
 
+#[cfg(feature = "sabotage")]
+pub use delivery::sabotage;
 pub use driver::{Counted, Socket};
 #[doc(hidden)]
 pub use driver::{close, close_code};

@@ -9,11 +9,12 @@ use backplane::redis::COMMAND_TIMEOUT;
 use backplane::{Backplane, Embedded, RedisBackplane, RedisSettings, SharedNode};
 use delivery::Limits;
 use protocol::NodeId;
-use routing::{Settings, Topology};
+use routing::Topology;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::asker::{self, Asker};
+use crate::agreement::Agreement;
+use crate::asker::{self, Asker, Measures};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, wall_us};
 use crate::config::{Config, Scheduler};
@@ -25,6 +26,7 @@ use crate::metrics::{Metrics, run_upkeep};
 use crate::node::Node;
 use crate::publisher::Publisher;
 use crate::registry::Registry;
+use crate::suspects::Suspects;
 use crate::workers::Workers;
 use crate::{doctor, generation, mailbox};
 
@@ -106,13 +108,11 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     let internal_listener = accept::bind(config.internal).context("internal")?;
     let addresses = Addresses { listen: client_listener.local_addr()?, internal: internal_listener.local_addr()? };
 
-    let (node, queues) = node(&config, id, topology.clone());
+    let node = node(&config, id, topology.clone());
     // Two ends: connections stop first, then those who hand on what they leave.
     let (stop, stop_backplane) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
-    for source in backplane.sources() {
-        tasks.spawn(generation::run(node.clone(), backplane.clone(), source, stop_backplane.clone()));
-    }
+    tasks.spawn(generation::run_all(node.clone(), backplane.clone(), stop_backplane.clone()));
     if let Some(url) = config.redis.clone().filter(|_| !config.strict) {
         tasks.spawn(doctor::report(node.clone(), url, stop_backplane.clone()));
     }
@@ -120,7 +120,7 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     for lane in topology.lanes() {
         lanes.spawn(node.publisher.clone().run_lane(lane, stop.clone()));
     }
-    lanes.spawn(asker::run(queues, node.asker.clone(), node.registry.clone(), stop.clone()));
+    lanes.spawn(asker::run(node.asker.clone(), stop.clone()));
     tasks.spawn(run_upkeep(node.metrics.clone(), stop_backplane.clone()));
 
     let workers = match config.scheduler {
@@ -141,7 +141,13 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
 
     tracing::info!(node = %node.id.get(), listen = %addresses.listen, internal = %addresses.internal, "listening");
     ready(addresses);
-    shutdown.drain.cancelled().await;
+    let refused = tokio::select! {
+        () = shutdown.drain.cancelled() => None,
+        why = node.agreement.refused() => Some(why),
+    };
+    if let Some(why) = refused {
+        anyhow::bail!("{why}");
+    }
     let drained = drain(&node, &config);
     let _ = shutdown.now.run_until_cancelled(drained).await;
     stop.cancel();
@@ -179,8 +185,7 @@ async fn drain(node: &Node, config: &Config) {
 }
 
 fn topology(config: &Config) -> anyhow::Result<Topology> {
-    let settings = Settings { prefix: config.redis_prefix.clone(), partitions: config.partitions, lanes: config.lanes };
-    Topology::new(settings).map_err(|e| anyhow::anyhow!("the topology does not fit: {e:?}"))
+    Topology::new(config.routing()).map_err(|e| anyhow::anyhow!("the topology does not fit: {e:?}"))
 }
 
 fn backplane(config: &Config, id: &SharedNode, topology: &Topology) -> anyhow::Result<Arc<dyn Backplane>> {
@@ -206,21 +211,33 @@ fn backplane(config: &Config, id: &SharedNode, topology: &Topology) -> anyhow::R
     Ok(Arc::new(RedisBackplane::new(settings).map_err(|e| anyhow::anyhow!("redis: {e}"))?))
 }
 
-fn node(config: &Config, id: SharedNode, topology: Topology) -> (Arc<Node>, asker::Queues) {
+fn node(config: &Config, id: SharedNode, topology: Topology) -> Arc<Node> {
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
-    let current = Arc::new(Current::default());
+    let current = Arc::new(Current::new(topology.clone()));
     let histograms = (metrics.append_seconds.clone(), metrics.append_batch_size.clone());
     let again = (metrics.appended_again.clone(), metrics.unconfirmed.clone());
-    let keeper = Arc::new(Keeper::new(topology.clone(), clock, again.0, again.1));
-    let publisher = Publisher::new(topology, current.clone(), keeper.clone(), clock, COMMAND_TIMEOUT, histograms);
-    let (asker, queues) = Asker::new(current.clone());
+    let keeper = Arc::new(Keeper::new(topology.clone(), current.clone(), clock, again));
+    let agreement = Agreement::new(&topology);
+    let suspects = Arc::new(Suspects::default());
+    let kept = (keeper.clone(), suspects.clone());
+    let publisher = Publisher::new(topology, current.clone(), kept, clock, COMMAND_TIMEOUT, histograms);
+    let settings = Arc::new(config.connection(id.get().as_str()));
+    let registry = Arc::new(Registry::default());
+    let measures = Measures {
+        waiting: metrics.backplane_waiting.clone(),
+        late_checks: metrics.checks_late.clone(),
+        late_ms: settings.position_check_ms,
+    };
+    let asker = Asker::new(current.clone(), registry.clone(), clock, measures);
     let node = Node {
-        settings: Arc::new(config.connection(id.get().as_str())),
+        settings,
         clock,
         metrics,
-        registry: Arc::new(Registry::default()),
+        registry,
         current,
+        agreement,
+        suspects,
         keeper,
         publisher: Arc::new(publisher),
         asker: Arc::new(asker),
@@ -232,5 +249,5 @@ fn node(config: &Config, id: SharedNode, topology: Topology) -> (Arc<Node>, aske
         name: config.node_name.clone(),
         beats: AtomicU64::new(1),
     };
-    (Arc::new(node), queues)
+    Arc::new(node)
 }

@@ -4,11 +4,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use connection::Input;
 use parking_lot::Mutex;
-use protocol::{Live, Text};
+use protocol::{Live, Millis, Text};
 
 /// Bytes of live messages that wait for one connection's task. The task empties it at every turn, so this is only
 /// reached while the task does not run; a full mailbox costs one more read of the inbox.
@@ -38,9 +39,16 @@ struct State {
     is_closed: bool,
 }
 
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// When the connection last had something to do, by the node's clock.
+    active_ms: AtomicU64,
+}
+
 /// The handle that others hold.
 #[derive(Clone, Debug)]
-pub(crate) struct Mailbox(Arc<Mutex<State>>);
+pub(crate) struct Mailbox(Arc<Shared>);
 
 /// The one that the connection's task holds; dropping it closes the mailbox.
 #[derive(Debug)]
@@ -82,8 +90,13 @@ impl Mailbox {
         self.change(|state| state.drain = Some(reconnect_ms));
     }
 
+    /// When a message last came from the client or was handed to it. Pings count for nothing: everybody has them.
+    pub(crate) fn active_at(&self) -> Millis {
+        Millis(self.0.active_ms.load(Ordering::Relaxed))
+    }
+
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> Option<R> {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if state.is_closed {
             return None;
         }
@@ -98,9 +111,14 @@ impl Mailbox {
 }
 
 impl MailboxReceiver {
+    /// The connection has something to do.
+    pub(crate) fn mark_active(&self, now: Millis) {
+        self.0.0.active_ms.store(now.0, Ordering::Relaxed);
+    }
+
     /// The next input. Answers first: a pull's answer makes room for what comes behind it.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Input> {
-        let mut state = self.0.0.lock();
+        let mut state = self.0.0.state.lock();
         if let Some(reconnect_ms) = state.drain.take() {
             return Poll::Ready(Input::Drain { reconnect_ms });
         }
@@ -134,7 +152,7 @@ impl MailboxReceiver {
 
 impl Drop for MailboxReceiver {
     fn drop(&mut self) {
-        *self.0.0.lock() = State { is_closed: true, ..State::default() };
+        *self.0.0.state.lock() = State { is_closed: true, ..State::default() };
     }
 }
 

@@ -17,6 +17,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use protocol::CloseCode;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::asker::Class;
+
 /// Bounds of histograms of seconds: a delivery on one machine takes 0.2 ms, one that waits for a failover 10 s.
 const SECONDS: [f64; 15] =
     [0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -94,6 +96,7 @@ macro_rules! labels_of {
 labels_of! {
     PullCause, "cause";
     Reason, "reason";
+    Class, "class";
 }
 
 /// What ended the generation before; `None`: it is the first.
@@ -161,6 +164,25 @@ impl<L> fmt::Debug for Family<L> {
     }
 }
 
+/// Gauges of one name, one for each value of its label.
+#[derive(Clone)]
+pub struct Gauges<L> {
+    gauges: Vec<Gauge>,
+    label: PhantomData<fn(L)>,
+}
+
+impl<L: Label> Gauges<L> {
+    pub fn of(&self, label: L) -> &Gauge {
+        &self.gauges[label.index()]
+    }
+}
+
+impl<L> fmt::Debug for Gauges<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gauges({})", self.gauges.len())
+    }
+}
+
 /// A gauge that is always 1: what it says is in its label.
 #[derive(Debug)]
 pub struct BuildInfo;
@@ -223,6 +245,21 @@ impl<L: Label> Handle for Family<L> {
             recorder.register_counter(&key, &METADATA)
         };
         Self { counters: L::values().into_iter().map(one).collect(), label: PhantomData }
+    }
+}
+
+impl<L: Label> Handle for Gauges<L> {
+    const KIND: &'static str = "gauge";
+    fn label() -> Option<(&'static str, Vec<String>)> {
+        Some((L::NAME, L::values()))
+    }
+    fn register(recorder: &PrometheusRecorder, row: &Row) -> Self {
+        recorder.describe_gauge(KeyName::from(row.name), None, SharedString::const_str(row.help));
+        let one = |value: String| {
+            let key = Key::from_parts(row.name, vec![Pair::new(L::NAME, value)]);
+            recorder.register_gauge(&key, &METADATA)
+        };
+        Self { gauges: L::values().into_iter().map(one).collect(), label: PhantomData }
     }
 }
 
@@ -302,6 +339,10 @@ table! {
     generations: Family<Begun>, "switchboard_generations_total", "generations",
         "Subscriptions of this node that began, by what ended the one before.";
     backplane_up: Gauge, "switchboard_backplane_up", "0 or 1", "1 while the backplane is connected and heard.";
+    backplane_waiting: Gauges<Class>, "switchboard_backplane_waiting", "requests",
+        "Requests of connections that wait to be asked of the backplane, by who waits for them.";
+    checks_late: Counter, "switchboard_checks_late_total", "requests",
+        "Position checks, and new registrations of quiet connections, that waited longer than a check's period.";
     api_requests: Family<Status>, "switchboard_api_requests_total", "requests", "Calls of the server API, by status.";
     build_info: BuildInfo, "switchboard_build_info", "1", "Always 1; the version is in the label.";
 }

@@ -10,6 +10,7 @@ use delivery::{Kind, Place, Reason};
 use protocol::{Address, ErrorCode};
 use tokio::sync::oneshot;
 
+use crate::agreement::Agreement;
 use crate::asker::Asker;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
@@ -19,6 +20,7 @@ use crate::keeper::Keeper;
 use crate::metrics::{DropReason, MessageKind, Metrics};
 use crate::publisher::{Outgoing, Publisher, Reply};
 use crate::registry::Registry;
+use crate::suspects::Suspects;
 
 /// The shared handles of one node.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) current: Arc<Current>,
+    pub(crate) agreement: Agreement,
+    pub(crate) suspects: Arc<Suspects>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) asker: Arc<Asker>,
@@ -67,7 +71,7 @@ impl Node {
     }
 
     async fn send_one(&self, message: OutgoingMessage) -> Result<SendAnswer, SendFault> {
-        let OutgoingMessage { to, from, id, body, ephemeral, retry_age_ms, expires_ms } = message;
+        let OutgoingMessage { to, from, id, body, ephemeral, retry_age_ms, expires_ms, replicated } = message;
         if !matches!(to, Address::User(_) | Address::Device(..)) {
             let message = format!("`to`: expected user:ID or user:ID/DEVICE, got {to}; this version delivers to users");
             return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
@@ -79,7 +83,7 @@ impl Node {
         let (reply, answer) = oneshot::channel();
         let outgoing = Outgoing::new(message, kind, retry_age_ms, self.clock.now(), Reply::Api(reply));
         let record = outgoing.record.clone();
-        self.publisher.submit(outgoing);
+        self.publisher.submit(Outgoing { replicated, ..outgoing });
         let gone = |_| SendFault {
             code: ErrorCode::UnknownOutcome,
             message: "the node is being stopped".to_owned(),
@@ -105,7 +109,7 @@ impl Door for Node {
         if self.is_draining.load(Ordering::Relaxed) {
             return Err("the node is being stopped".to_owned());
         }
-        if !self.current.is_up() {
+        if !self.current.is_ready() {
             return Err("the backplane cannot be reached".to_owned());
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands, Slot};
 use connection::{Input, Message, SendFault};
-use delivery::batch::{Next, Outcome, after};
+use delivery::batch::{Next, Outcome, after, wait_before};
 use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Placed};
 use metrics::Histogram;
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::current::Current;
 use crate::keeper::Keeper;
 use crate::mailbox::Mailbox;
+use crate::suspects::Suspects;
 
 /// Bytes that wait in all lanes together: what 10,000 senders of 6 KiB can have in flight. Above it `overloaded`.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -25,9 +26,8 @@ const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// However many lanes: room for the largest message and those beside it.
 const LANE_BYTES_MIN: usize = 4 * 1024 * 1024;
 
-/// What a retry's search is widened by, in milliseconds: the margin of docs/delivery.md, and the step between two
-/// masters' clocks as long as it has not been measured.
-const SEARCH_MARGIN_MS: u64 = 5_000 + 60_000;
+/// What a retry's search is widened by, in milliseconds, beside the step between two masters' clocks.
+const SEARCH_MARGIN_MS: u64 = 5_000;
 
 /// After so many command timeouts, twice its deadline, a batch that is only ever answered with faults is given up.
 const GIVE_UP_TIMEOUTS: u64 = 4;
@@ -97,6 +97,7 @@ pub(crate) struct Publisher {
     lanes: Vec<LaneQueue>,
     current: Arc<Current>,
     keeper: Arc<Keeper>,
+    suspects: Arc<Suspects>,
     clock: Clock,
     timeout: Duration,
     append_seconds: Histogram,
@@ -116,7 +117,7 @@ impl Publisher {
     pub(crate) fn new(
         topology: Topology,
         current: Arc<Current>,
-        keeper: Arc<Keeper>,
+        (keeper, suspects): (Arc<Keeper>, Arc<Suspects>),
         clock: Clock,
         timeout: Duration,
         (append_seconds, batch_size): (Histogram, Histogram),
@@ -128,15 +129,16 @@ impl Publisher {
             is_stopped: Mutex::default(),
         };
         let lanes = topology.lanes().map(|_| queue()).collect();
-        Self { topology, lanes, current, keeper, clock, timeout, append_seconds, batch_size }
+        Self { topology, lanes, current, keeper, suspects, clock, timeout, append_seconds, batch_size }
     }
 
     /// Puts a message in line. Its answer comes by its `reply`, always.
     pub(crate) fn submit(&self, outgoing: Outgoing) {
-        if !self.current.is_near() {
+        let lane = self.topology.lane(&outgoing.record);
+        if !self.current.is_near(self.topology.group_of_lane(lane)) {
             return tell(outgoing, Err(unavailable("the backplane cannot be reached")));
         }
-        let queue = &self.lanes[usize::from(self.topology.lane(&outgoing.record).0)];
+        let queue = &self.lanes[usize::from(lane.0)];
         let bytes = outgoing.message.envelope.len() + 256;
         let is_stopped = queue.is_stopped.lock();
         if *is_stopped {
@@ -175,7 +177,8 @@ impl Publisher {
         let started = self.clock.now();
         #[allow(clippy::cast_precision_loss, reason = "a batch has at most 1,000 messages")]
         self.batch_size.record(items.len() as f64);
-        let Some(commands) = self.current.soon().await else {
+        let group = self.topology.group_of_lane(lane);
+        let Some(commands) = self.current.soon(group).await else {
             return items.into_iter().for_each(|o| tell(o, Err(unavailable("the backplane cannot be reached"))));
         };
         let timeout_us = u64::try_from(self.timeout.as_micros()).unwrap_or(u64::MAX);
@@ -183,20 +186,37 @@ impl Publisher {
         let (batch, mut waiting) = self.build(lane, number, items, commands.now_us() + 2 * timeout_us);
         let mut commands = Some(commands);
         let mut may_have_run = false;
+        // The masters that were asked, each by its history.
+        let mut asked_of: Vec<Option<String>> = Vec::new();
         loop {
             let asked = match &commands {
-                Some(commands) => commands.append(&batch).await,
+                Some(commands) => {
+                    self.hold_back(commands, &batch, &asked_of, started, &mut waiting).await;
+                    asked_of.push(commands.lineage().map(str::to_owned));
+                    commands.append(&batch).await
+                }
                 None => Err(BackplaneError::Unknown("no generation".to_owned())),
             };
             let (outcome, why) = match asked {
                 Ok(BatchResult::Answered(answer)) => {
                     // Before anybody hears `sent`: what is promised is kept.
                     self.keeper.keep(&batch, &answer);
+                    answer
+                        .receivers
+                        .iter()
+                        .filter(|(_, heard)| *heard == 0)
+                        .for_each(|(n, _)| self.suspects.suspect(n));
                     waiting.iter_mut().for_each(|w| answer_one(w, &answer, commands.as_ref()));
                     (Outcome::Answered, String::new())
                 }
                 Ok(BatchResult::Stale) => (Outcome::Stale, "the batch came too late and was not stored".to_owned()),
-                Err(BackplaneError::NotRun(why)) => (Outcome::NotRun, why),
+                // Another master has it: asked there, as long as anybody would wait for it.
+                Err(BackplaneError::Elsewhere(_)) if self.clock.now().since(started) < self.timeout_ms() => {
+                    asked_of.pop();
+                    commands = self.wait_for_next(lane, started, &mut waiting).await;
+                    continue;
+                }
+                Err(BackplaneError::NotRun(why) | BackplaneError::Elsewhere(why)) => (Outcome::NotRun, why),
                 Err(BackplaneError::Unknown(why)) => (Outcome::Unknown, why),
             };
             match after(outcome) {
@@ -228,13 +248,36 @@ impl Publisher {
         self.append_seconds.record(Duration::from_millis(self.clock.now().since(started)).as_secs_f64());
     }
 
+    /// A master that has no ledger of what another one was asked is asked once no copy can run any more.
+    async fn hold_back(
+        &self,
+        commands: &Commands,
+        batch: &Batch,
+        asked_of: &[Option<String>],
+        started: Millis,
+        waiting: &mut [Waiting],
+    ) {
+        let is_other = asked_of.iter().any(|lineage| lineage.as_deref() != commands.lineage());
+        let asked = u32::try_from(asked_of.len()).unwrap_or(u32::MAX);
+        while let Some(us) = wait_before(asked, is_other, commands.now_us(), batch.deadline_us) {
+            tokio::time::sleep(Duration::from_micros(us).min(TICK)).await;
+            self.tell_late(batch.lane, started, waiting);
+        }
+    }
+
     /// Waits for somebody to ask, and meanwhile tells those who have waited long enough.
     async fn wait_for_next(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) -> Option<Commands> {
-        let timeout_ms = self.timeout_ms();
-        let queue = &self.lanes[usize::from(lane.0)];
         // At least one tick between two askings, so that a backplane that fails at once is not hammered.
         tokio::time::sleep(Duration::from_millis(10)).await;
-        let commands = self.current.wait(TICK).await;
+        let commands = self.current.wait(self.topology.group_of_lane(lane), TICK).await;
+        self.tell_late(lane, started, waiting);
+        commands
+    }
+
+    /// Tells those who have waited for one timeout.
+    fn tell_late(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) {
+        let timeout_ms = self.timeout_ms();
+        let queue = &self.lanes[usize::from(lane.0)];
         let now = self.clock.now();
         if now.since(started) >= timeout_ms {
             waiting.iter_mut().for_each(|w| tell_waiting(w, Err(unknown())));
@@ -242,7 +285,6 @@ impl Publisher {
         // What waits behind was never asked: it was not stored, and says so after one timeout.
         let expired = queue.batcher.lock().expire(now, timeout_ms);
         expired.into_iter().for_each(|o| tell(o, Err(unavailable("the backplane does not answer"))));
-        commands
     }
 
     fn timeout_ms(&self) -> u64 {
@@ -251,11 +293,13 @@ impl Publisher {
 
     fn build(&self, lane: Lane, number: BatchNumber, items: Vec<Outgoing>, deadline_us: u64) -> (Batch, Vec<Waiting>) {
         let now = self.clock.now();
+        let group = self.topology.group_of_lane(lane);
         let mut builder = BatchBuilder::default();
         let mut waiting = Vec::with_capacity(items.len());
         for Outgoing { id, to, record, mut message, since, reply, replicated } in items {
             if let Some(us) = &mut message.search_us {
                 *us += now.since(since) * 1_000;
+                *us += self.current.clock_step_us(group, *us);
             }
             let slot = builder.push(&record, message, || Epoch(rand::random()));
             waiting.push(Waiting { slot, id, to, reply: Some(reply), replicated });
@@ -271,6 +315,9 @@ fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer, commands: Option<&Com
         unavailable("the backplane refused it")
     });
     match (result, commands) {
+        (Ok(placed), Some(_)) if waiting.replicated && answer.is_elsewhere && placed.place.cursor().is_some() => {
+            tell_waiting(waiting, Err(not_replicated()));
+        }
         (Ok(placed), Some(commands)) if waiting.replicated && placed.place.cursor().is_some() => {
             wait_for_replica(waiting, placed, commands.clone());
         }
@@ -285,9 +332,7 @@ fn wait_for_replica(waiting: &mut Waiting, placed: Placed, commands: Commands) {
     tokio::spawn(async move {
         let result = commands.replicated().await.map(|()| placed).map_err(|error| {
             tracing::debug!(%error, "a message is stored, and not known to be replicated");
-            let message =
-                "it is stored, but no replica confirmed it in time; ask again with `retry` and `age_ms`".to_owned();
-            SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
+            not_replicated()
         });
         reply.tell(&id, &to, result);
     });
@@ -321,6 +366,11 @@ fn unavailable(why: &str) -> SendFault {
 fn unknown() -> SendFault {
     let message =
         "the backplane did not answer in time; send it again with the same id, `retry` and `age_ms`".to_owned();
+    SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
+}
+
+fn not_replicated() -> SendFault {
+    let message = "it is stored, but no replica confirmed it in time; ask again with `retry` and `age_ms`".to_owned();
     SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
 }
 

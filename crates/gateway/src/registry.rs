@@ -88,6 +88,18 @@ impl Registry {
         delivered
     }
 
+    /// The mailboxes of these records, as they are now, each once for a record; those that had something to do last come
+    /// first.
+    pub(crate) fn mailboxes_of(&self, is_one: impl Fn(&Text) -> bool) -> Vec<Mailbox> {
+        let mut all = Vec::new();
+        for entry in self.by_record.iter().filter(|entry| is_one(entry.key())) {
+            // Each number once: it may change while they are sorted.
+            all.extend(entry.value().iter().map(|(_, mailbox)| (mailbox.active_at(), mailbox.clone())));
+        }
+        all.sort_unstable_by_key(|(active_at, _)| std::cmp::Reverse(*active_at));
+        all.into_iter().map(|(_, mailbox)| mailbox).collect()
+    }
+
     /// All mailboxes, as they are now.
     pub(crate) fn mailboxes(&self) -> Vec<Mailbox> {
         self.by_connection.iter().map(|entry| entry.value().clone()).collect()
@@ -98,7 +110,7 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::mailbox::mailbox;
-    use protocol::{Encoding, Envelope, Ephemeral, UnixMillis};
+    use protocol::{Encoding, Envelope, Ephemeral, Millis, UnixMillis};
 
     fn live() -> Live {
         let envelope = Envelope {
@@ -129,6 +141,26 @@ mod tests {
         assert!(!registry.contains(&record, ConnectionId(1)) && registry.contains(&record, ConnectionId(2)));
         registry.remove(&record, ConnectionId(2));
         assert!(registry.by_record.is_empty());
+    }
+
+    #[test]
+    fn the_mailboxes_of_some_records_come_with_the_most_active_first() {
+        let registry = Registry::default();
+        let receivers: Vec<_> = [300, 100, 400, 200, 500]
+            .into_iter()
+            .zip(["user:a", "user:b", "user:b", "user:c", "user:other"])
+            .enumerate()
+            .map(|(n, (active_ms, record))| {
+                let (sender, receiver) = mailbox();
+                receiver.mark_active(Millis(active_ms));
+                assert!(registry.insert(&Text::from(record), ConnectionId(n as u64), &sender));
+                receiver
+            })
+            .collect();
+        let active: Vec<_> =
+            registry.mailboxes_of(|of| of.as_str() != "user:other").iter().map(|m| m.active_at().0).collect();
+        assert_eq!(active, [400, 300, 200, 100]);
+        drop(receivers);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 
 use protocol::NodeId;
 
-use crate::topology::{Lane, Topology};
+use crate::topology::{Lane, Layout, SlotGroup, Topology};
 
 /// The name of a Redis channel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -58,23 +58,40 @@ impl Keys<'_> {
     }
 
     /// What a node writes before it asks how many replicas have everything up to that write.
-    pub fn wait(&self, node: &NodeId) -> String {
-        format!("{}:{{{}}}:wait:{node}", self.prefix, self.tags[0])
+    pub fn wait(&self, node: &NodeId, group: SlotGroup) -> String {
+        format!("{}:{{{}}}:wait:{node}", self.prefix, self.tags[usize::from(group.0)])
     }
 
     /// The heartbeats of all nodes.
     pub fn nodes(&self) -> String {
-        format!("{}:nodes", self.prefix)
+        self.of_fleet("nodes")
     }
 
     /// Nodes that were declared dead.
     pub fn dead(&self) -> String {
-        format!("{}:dead", self.prefix)
+        self.of_fleet("dead")
     }
 
-    /// What [`Keys::located`] is in every partition.
-    pub fn located_everywhere(&self, node: &NodeId) -> Vec<String> {
-        self.tags.iter().map(|tag| format!("{}:{{{tag}}}:at:{node}", self.prefix)).collect()
+    /// What all nodes of a fleet agree on.
+    pub fn fleet(&self) -> String {
+        self.of_fleet("fleet")
+    }
+
+    /// One script reads several of these: in a Cluster they share a slot.
+    fn of_fleet(&self, name: &str) -> String {
+        match self.topology.layout() {
+            Layout::Whole => format!("{}:{name}", self.prefix),
+            Layout::Cluster => format!("{{{}}}:{name}", self.prefix),
+        }
+    }
+
+    /// What [`Keys::located`] is in every partition of some groups.
+    pub fn located_in(&self, node: &NodeId, groups: &[SlotGroup]) -> Vec<String> {
+        let all = |tag: &String| format!("{}:{{{tag}}}:at:{node}", self.prefix);
+        match self.topology.layout() {
+            Layout::Whole => self.tags.iter().map(all).collect(),
+            Layout::Cluster => groups.iter().map(|group| all(&self.tags[usize::from(group.0)])).collect(),
+        }
     }
 
     fn tag(&self, record: &str) -> &str {

@@ -9,4 +9,4 @@ pub mod partition;
 pub mod topology;
 
 pub use keys::{Channel, Keys, RecordKeys};
-pub use topology::{Lane, Partition, Settings, SettingsError, SlotGroup, Topology};
+pub use topology::{Lane, Layout, Partition, Settings, SettingsError, SlotGroup, Topology};

@@ -4,6 +4,7 @@
 //! what it starts are processes, what it sees are bytes, status codes and logs. Nothing here outlives the test that
 //! started it: children are ended by their own process id, on drop and even when the test process is killed.
 
+pub mod cluster;
 pub mod http;
 pub mod node;
 pub mod process;
@@ -16,6 +17,7 @@ pub mod ws;
 
 mod ports;
 
+pub use cluster::{Cluster, ClusterOptions};
 pub use node::{Node, NodeOptions, WaitFor};
 pub use proxy::Proxy;
 pub use raw::{Burst, Frame, Outcome, Raw, Report};

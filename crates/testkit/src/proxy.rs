@@ -1,12 +1,12 @@
-//! A TCP proxy inside the test process that pauses, delays and cuts what goes through it.
+//! A TCP proxy inside the test process that pauses, delays, slices and cuts what goes through it.
 //!
 //! Both directions are pumped on their own, in order, with a bounded number of bytes on the way: a paused proxy pushes
 //! back as a full network does, and nobody is told. Whoever waits for something behind a proxy must not block its
 //! thread: the proxy runs on the runtime that started it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -34,7 +34,9 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     mode: watch::Sender<Mode>,
+    target: Mutex<SocketAddr>,
     open: AtomicUsize,
+    slices: AtomicU64,
 }
 
 /// How it treats everybody at the moment.
@@ -43,6 +45,8 @@ struct Mode {
     is_paused: bool,
     is_refusing: bool,
     delay: Duration,
+    /// Bytes that are written at once at most; 0 is no limit.
+    slice_bytes: usize,
     /// Counts the cuts: a connection ends when it sees another number than at its beginning.
     cuts: u64,
 }
@@ -56,8 +60,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (mode, _) = watch::channel(Mode::default());
-        let shared = Arc::new(Shared { mode, open: AtomicUsize::new(0) });
-        let accepting = tokio::spawn(accept(listener, target, Arc::clone(&shared)));
+        let shared =
+            Arc::new(Shared { mode, target: Mutex::new(target), open: AtomicUsize::new(0), slices: AtomicU64::new(0) });
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { address, shared, accepting })
     }
 
@@ -75,6 +80,16 @@ impl Proxy {
         self.shared.open.load(Ordering::SeqCst)
     }
 
+    /// Passes new connections on to somebody else; those that are open stay where they are.
+    pub fn retarget(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+    }
+
+    /// Writes that were cut short by [`Proxy::slice`] since the start.
+    pub fn slice_count(&self) -> u64 {
+        self.shared.slices.load(Ordering::Relaxed)
+    }
+
     /// From now on no byte moves in either direction, and no connection ends: a network that swallows everything.
     /// New connections are accepted, as the kernel of a frozen server does.
     pub fn pause(&self) {
@@ -89,6 +104,11 @@ impl Proxy {
     /// Every byte takes this much longer, in each direction; order is kept. Holds for what is read from now on.
     pub fn delay(&self, delay: Duration) {
         self.shared.mode.send_modify(|mode| mode.delay = delay);
+    }
+
+    /// Every write has at most this many bytes, so that the other side sees frames in pieces; 0 ends it.
+    pub fn slice(&self, bytes: usize) {
+        self.shared.mode.send_modify(|mode| mode.slice_bytes = bytes);
     }
 
     /// Ends every connection with a reset, on both sides; what was on its way is lost. New ones are welcome.
@@ -109,7 +129,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((client, _)) = listener.accept().await else {
             tokio::time::sleep(crate::wait::PAUSE).await;
@@ -124,14 +144,15 @@ async fn accept(listener: TcpListener, target: SocketAddr, shared: Arc<Shared>) 
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::SeqCst);
-            carry(client, target, mode).await;
+            let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
+            carry(client, target, mode, &shared.slices).await;
             shared.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
 /// Carries one connection until both sides are done, one fails, or it is cut.
-async fn carry(mut client: TcpStream, target: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn carry(mut client: TcpStream, target: SocketAddr, mode: watch::Receiver<Mode>, slices: &AtomicU64) {
     let begun = mode.borrow().cuts;
     let cut = |mut mode: watch::Receiver<Mode>| async move {
         // An error means that the proxy is gone, which is a cut too.
@@ -147,8 +168,8 @@ async fn carry(mut client: TcpStream, target: SocketAddr, mode: watch::Receiver<
     let is_whole = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let up = pump(from_client, to_server, mode.clone());
-        let down = pump(from_server, to_client, mode.clone());
+        let up = pump(from_client, to_server, mode.clone(), slices);
+        let down = pump(from_server, to_client, mode.clone(), slices);
         tokio::select! {
             // A direction that ends well was a half close: the other one goes on.
             ended = async { tokio::try_join!(up, down) } => ended.is_ok(),
@@ -162,7 +183,12 @@ async fn carry(mut client: TcpStream, target: SocketAddr, mode: watch::Receiver<
 }
 
 /// One direction: a reader that stamps pieces, a writer that holds them back until their time.
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mode: watch::Receiver<Mode>) -> std::io::Result<()> {
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mode: watch::Receiver<Mode>,
+    slices: &AtomicU64,
+) -> std::io::Result<()> {
     let (pieces, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     let mut before_reading = mode.clone();
     let reading = async move {
@@ -185,7 +211,17 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mode: watch::Receiv
         while let Some((at, piece)) = due.recv().await {
             sleep_until(at).await;
             flowing(&mut before_writing).await;
-            to.write_all(&piece).await?;
+            let slice_bytes = before_writing.borrow().slice_bytes;
+            if slice_bytes == 0 {
+                to.write_all(&piece).await?;
+                continue;
+            }
+            // Without Nagle's algorithm each write is a segment of its own.
+            for slice in piece.chunks(slice_bytes) {
+                to.write_all(slice).await?;
+                slices.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
         }
         // An end is held back like a byte.
         flowing(&mut before_writing).await;
@@ -320,6 +356,19 @@ mod tests {
         stream.write_all(b"two").await.unwrap();
         heard(&mut stream, b"onetwo").await;
         assert!(begun.elapsed() >= 2 * MOMENT, "there and back: {:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn slices_arrive_whole_and_a_new_target_gets_the_next_connection() {
+        let proxy = Proxy::start(echo().await).await.unwrap();
+        proxy.slice(1);
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        said_back(&mut stream, b"bit by bit").await;
+        assert_eq!(proxy.slice_count(), 20, "ten bytes each way");
+        proxy.retarget(SocketAddr::from(([127, 0, 0, 1], crate::ports::free_port().unwrap())));
+        said_back(&mut stream, b"still there").await;
+        let mut next = TcpStream::connect(proxy.address()).await.unwrap();
+        assert!(timeout(SOON, next.read(&mut [0])).await.unwrap().is_err(), "nobody is at the new target");
     }
 
     #[tokio::test]

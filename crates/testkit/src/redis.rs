@@ -28,6 +28,7 @@ pub struct Redis {
     process: Process,
     port: u16,
     extra: Vec<String>,
+    env: Vec<(String, String)>,
     directory: TempDir,
 }
 
@@ -50,9 +51,9 @@ impl Redis {
         let mut last = anyhow!("never tried");
         for _ in 0..START_TRIES {
             let port = free_port()?;
-            let process = spawn(port, directory.path(), &extra)?;
+            let process = spawn(port, directory.path(), &extra, &[])?;
             match answers(&process, port) {
-                Ok(()) => return Ok(Self { process, port, extra, directory }),
+                Ok(()) => return Ok(Self { process, port, extra, env: Vec::new(), directory }),
                 Err(error) if process.log().contains("Address already in use") => last = error,
                 Err(error) => return Err(error),
             }
@@ -94,8 +95,18 @@ impl Redis {
     /// It does not answer PING.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill();
-        self.process = spawn(self.port, self.directory.path(), &self.extra)?;
+        self.process = spawn(self.port, self.directory.path(), &self.extra, &self.env)?;
         answers(&self.process, self.port)
+    }
+
+    /// As [`Redis::restart`], with this environment beside the test's own, also at later restarts: another clock, by a
+    /// library that is loaded first.
+    ///
+    /// # Errors
+    /// As [`Redis::restart`].
+    pub fn restart_with_env(&mut self, env: &[(&str, &str)]) -> Result<()> {
+        self.env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        self.restart()
     }
 
     /// SIGSTOP: it answers nothing, and nobody is told.
@@ -123,6 +134,17 @@ impl Redis {
         ask(self.port, command, COMMAND_WITHIN).with_context(|| format!("redis: {}", command.join(" ")))
     }
 
+    /// As [`Redis::try_cli`], for values that are no text: each item of the answer by itself, nil as an empty one.
+    ///
+    /// # Errors
+    /// As [`Redis::try_cli`].
+    pub fn try_bytes(&self, command: &[&str]) -> Result<Vec<Vec<u8>>> {
+        let mut items = Vec::new();
+        let mut stream = asked(self.port, command, COMMAND_WITHIN)?;
+        reply(&mut stream, &mut items).with_context(|| format!("redis: {}", command.join(" ")))?;
+        Ok(items)
+    }
+
     /// As [`Redis::try_cli`], for a command that cannot fail in a test that works.
     ///
     /// # Panics
@@ -135,9 +157,10 @@ impl Redis {
     }
 }
 
-fn spawn(port: u16, directory: &std::path::Path, extra: &[String]) -> Result<Process> {
+fn spawn(port: u16, directory: &std::path::Path, extra: &[String], env: &[(String, String)]) -> Result<Process> {
     let mut command = Command::new("redis-server");
     command
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"])
         .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
         .arg("--dir")
@@ -175,6 +198,14 @@ fn answers(process: &Process, port: u16) -> Result<()> {
 }
 
 pub(crate) fn ask(port: u16, command: &[&str], within: Duration) -> Result<String> {
+    let mut items = Vec::new();
+    reply(&mut asked(port, command, within)?, &mut items)?;
+    let texts: Vec<_> = items.iter().map(|item| String::from_utf8_lossy(item)).collect();
+    Ok(texts.join("\n"))
+}
+
+/// A connection on which the command is written, and nothing read yet.
+fn asked(port: u16, command: &[&str], within: Duration) -> Result<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), within)?;
     stream.set_read_timeout(Some(within))?;
     let mut request = format!("*{}\r\n", command.len()).into_bytes();
@@ -182,32 +213,37 @@ pub(crate) fn ask(port: u16, command: &[&str], within: Duration) -> Result<Strin
         request.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
     }
     stream.write_all(&request)?;
-    reply(&mut BufReader::new(stream))
+    Ok(BufReader::new(stream))
 }
 
-/// Reads one RESP2 reply as text.
-fn reply(from: &mut impl BufRead) -> Result<String> {
+/// Reads one RESP2 reply; arrays within arrays are laid flat.
+fn reply(from: &mut impl BufRead, items: &mut Vec<Vec<u8>>) -> Result<()> {
     let mut line = Vec::new();
     from.read_until(b'\n', &mut line)?;
     let line = line.strip_suffix(b"\r\n").context("the server closed the connection")?;
     let (kind, rest) = line.split_first().context("an empty reply")?;
-    let rest = String::from_utf8_lossy(rest).into_owned();
+    let text = String::from_utf8_lossy(rest);
     match kind {
-        b'+' | b':' => Ok(rest),
-        b'-' => bail!("{rest}"),
+        b'+' | b':' => items.push(rest.to_vec()),
+        b'-' => bail!("{text}"),
         b'$' => {
-            let Ok(bytes) = usize::try_from(rest.parse::<i64>()?) else { return Ok(String::new()) };
+            let Ok(bytes) = usize::try_from(text.parse::<i64>()?) else {
+                items.push(Vec::new());
+                return Ok(());
+            };
             let mut value = vec![0; bytes + 2];
             from.read_exact(&mut value)?;
             value.truncate(bytes);
-            Ok(String::from_utf8_lossy(&value).into_owned())
+            items.push(value);
         }
         b'*' => {
-            let items: Vec<String> = (0..rest.parse::<i64>()?).map(|_| reply(from)).collect::<Result<_>>()?;
-            Ok(items.join("\n"))
+            for _ in 0..text.parse::<i64>()? {
+                reply(from, items)?;
+            }
         }
         other => bail!("no RESP2 reply: {:?}", char::from(*other)),
     }
+    Ok(())
 }
 
 #[cfg(test)]

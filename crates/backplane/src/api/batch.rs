@@ -14,6 +14,8 @@ pub struct Batch {
     pub number: Option<BatchNumber>,
     /// By the backplane's clock, in microseconds: after it the batch is stale. One for all its askings.
     pub deadline_us: u64,
+    /// Of every inbox that begins with this batch. Epochs are only ever compared within one record, so several may share one.
+    pub epoch: Epoch,
     pub groups: Vec<Group>,
 }
 
@@ -21,8 +23,6 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     pub record: Text,
-    /// Of a new life of the inbox, if one begins.
-    pub epoch: Epoch,
     pub messages: Vec<NewMessage>,
 }
 
@@ -36,15 +36,17 @@ pub struct Slot {
 /// Groups messages by address; each address keeps its order.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
+    epoch: Option<Epoch>,
     groups: Vec<Group>,
     by_record: HashMap<Text, usize>,
 }
 
 impl BatchBuilder {
-    /// Adds a message; `epoch` is asked for where the address is new to the batch.
+    /// Adds a message; `epoch` is asked for with the first one.
     pub fn push(&mut self, record: &Text, message: NewMessage, epoch: impl FnOnce() -> Epoch) -> Slot {
+        self.epoch.get_or_insert_with(epoch);
         let group = *self.by_record.entry(record.clone()).or_insert_with(|| {
-            self.groups.push(Group { record: record.clone(), epoch: epoch(), messages: Vec::with_capacity(1) });
+            self.groups.push(Group { record: record.clone(), messages: Vec::with_capacity(1) });
             self.groups.len() - 1
         });
         self.groups[group].messages.push(message);
@@ -52,7 +54,7 @@ impl BatchBuilder {
     }
 
     pub fn finish(self, lane: Lane, number: Option<BatchNumber>, deadline_us: u64) -> Batch {
-        Batch { lane, number, deadline_us, groups: self.groups }
+        Batch { lane, number, deadline_us, epoch: self.epoch.unwrap_or_default(), groups: self.groups }
     }
 }
 
@@ -70,6 +72,8 @@ pub struct BatchAnswer {
     pub groups: Vec<Result<Vec<Placed>, String>>,
     /// Nodes that were published to, and how many subscribers heard it. Only a hint; empty on a repeated asking.
     pub receivers: Vec<(NodeId, u64)>,
+    /// Some of it was stored on the master that is getting this slot: this generation's replicas do not have it.
+    pub is_elsewhere: bool,
 }
 
 impl BatchAnswer {

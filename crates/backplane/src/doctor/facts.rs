@@ -31,6 +31,12 @@ pub struct Facts {
     pub(super) is_cluster: bool,
     pub(super) role: Option<String>,
     pub(super) min_replicas: Option<u64>,
+    /// Replicas that are connected, however far behind.
+    pub(super) replicas: u64,
+    /// Somebody may promote one of its replicas.
+    pub(super) is_behind_sentinels: bool,
+    /// The URL says that it is of a cluster.
+    pub(super) is_named_as_cluster: bool,
     /// Replicas that count for `min-replicas-to-write`.
     pub(super) good_replicas: u64,
     /// Hard limit, soft limit and seconds of the soft one, for subscribers.
@@ -69,11 +75,26 @@ impl Facts {
             is_cluster: flag("cluster_enabled").unwrap_or(false),
             role: text("role").map(str::to_owned),
             min_replicas: required.or_else(|| good.map(|_| 1)),
+            replicas: number("connected_slaves").unwrap_or(0),
+            is_behind_sentinels: false,
+            is_named_as_cluster: false,
             good_replicas: good.or_else(|| number("connected_slaves")).unwrap_or(0),
             pubsub_limit: set("client-output-buffer-limit").and_then(pubsub_limit),
             is_config_readable: !config.is_empty(),
             measured,
         }
+    }
+
+    /// Whether sentinels named this server, which it does not know of itself.
+    #[must_use]
+    pub fn behind_sentinels(self, is_behind_sentinels: bool) -> Self {
+        Self { is_behind_sentinels, ..self }
+    }
+
+    /// Whether it was asked for as a server of a cluster.
+    #[must_use]
+    pub fn named_as_cluster(self, is_named_as_cluster: bool) -> Self {
+        Self { is_named_as_cluster, ..self }
     }
 
     /// Name and version as people know it: `Redis 7.4.1`, `Valkey 8.0.1`.

@@ -54,16 +54,23 @@ fn version(facts: &Facts) -> Checked {
 }
 
 fn cluster(facts: &Facts) -> Checked {
-    if !facts.is_cluster {
-        return Fine("no cluster".to_owned());
+    match (facts.is_cluster, facts.is_named_as_cluster) {
+        (false, false) => Fine("no cluster".to_owned()),
+        (true, true) => Fine("a cluster".to_owned()),
+        (true, false) => found(
+            Loses,
+            "it is a node of a Redis Cluster, and the URL names a single Redis",
+            "a node that takes it for a single Redis does not use it: most keys are on other masters, and no message can be \
+             stored",
+            "begin the URL with `redis-cluster://` and name some of its servers, or use a Redis with `cluster-enabled no`",
+        ),
+        (false, true) => found(
+            Loses,
+            "it is no node of a Redis Cluster, and the URL names one",
+            "it does not know who has which slots, so that nodes have no backplane: no message can be stored",
+            "begin the URL with `redis://`",
+        ),
     }
-    found(
-        Loses,
-        "it is a node of a Redis Cluster",
-        "this version works with a single Redis only: a script whose keys are on other nodes of the cluster is refused; \
-         Cluster comes with a later version",
-        "use a Redis with `cluster-enabled no`",
-    )
 }
 
 fn role(facts: &Facts) -> Checked {
@@ -85,6 +92,14 @@ fn min_replicas(facts: &Facts) -> Checked {
         return Quiet;
     }
     match facts.min_replicas {
+        None | Some(0) if facts.replicas > 0 || facts.is_behind_sentinels => found(
+            Risk,
+            "it has replicas or sentinels, and min-replicas-to-write is 0",
+            "a master that is cut off from its replicas goes on answering `sent` while another is promoted; what it stored \
+             meanwhile is lost when it comes back, but for the newest, which nodes keep for a few minutes",
+            "on each of them `CONFIG SET min-replicas-to-write 1`, and the same in its configuration file; have two replicas, \
+             or the loss of one stops every write",
+        ),
         None | Some(0) => Quiet,
         Some(required) if facts.good_replicas >= required => Fine("enough replicas to write".to_owned()),
         Some(required) => found(

@@ -5,7 +5,8 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config, Server, ServerConfig};
-use fred::types::{ClusterHash, CustomCommand, Value};
+use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
+use routing::Layout;
 use tokio::time::timeout;
 
 use super::scripts::items_of;
@@ -13,8 +14,10 @@ use crate::error::BackplaneError;
 
 const SINGLE: &str = "redis://";
 const SENTINEL: &str = "redis-sentinel://";
-const EXPECTED: &str = "expected redis://[user:password@]host:port[/database], or \
-                        redis-sentinel://[user:password@]host:port,host:port,…/service[/database]";
+const CLUSTER: &str = "redis-cluster://";
+const EXPECTED: &str = "expected redis://[user:password@]host:port[/database], \
+                        redis-sentinel://[user:password@]host:port,host:port,…/service[/database], or \
+                        redis-cluster://[user:password@]host:port,host:port,…";
 
 /// What a URL names. Made once, at start; `Debug` would show a password, so there is none.
 #[derive(Clone)]
@@ -26,6 +29,29 @@ pub(super) enum Place {
         /// User, password and database of the servers behind the sentinels.
         servers: Config,
     },
+    Cluster {
+        /// Some of its servers; they name the others.
+        seeds: Vec<(String, u16)>,
+        /// User and password of all of them.
+        servers: Config,
+    },
+}
+
+/// What may stand before the hosts.
+fn with_credentials(credentials: &str, database: &str) -> Option<Config> {
+    // The library reads credentials and database; the host is put in once it is known.
+    let at = if credentials.is_empty() { String::new() } else { format!("{credentials}@") };
+    let slash = if database.is_empty() { String::new() } else { format!("/{database}") };
+    Config::from_url(&format!("{SINGLE}{at}master:6379{slash}")).ok()
+}
+
+fn hosts_of(text: &str) -> Option<Vec<(String, u16)>> {
+    let one = |text: &str| {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        (!host.is_empty()).then(|| (host.to_owned(), port))
+    };
+    text.split(',').map(one).collect()
 }
 
 impl Place {
@@ -36,25 +62,63 @@ impl Place {
         if url.starts_with(SINGLE) {
             return Config::from_url(url).map(Self::Single).map_err(|_| expected());
         }
+        if let Some(rest) = url.strip_prefix(CLUSTER) {
+            let (credentials, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
+            let seeds = hosts_of(hosts.trim_end_matches('/')).ok_or_else(expected)?;
+            let servers = with_credentials(credentials, "").ok_or_else(expected)?;
+            return Ok(Self::Cluster { seeds, servers });
+        }
         let rest = url.strip_prefix(SENTINEL).ok_or_else(expected)?;
-        let (credentials, rest) = rest.rsplit_once('@').map_or(("", rest), |(before, after)| (before, after));
+        let (credentials, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (hosts, path) = rest.split_once('/').ok_or_else(expected)?;
-        let (service, database) = path.split_once('/').map_or((path, ""), |(service, database)| (service, database));
-        let one = |text: &str| {
-            let (host, port) = text.rsplit_once(':')?;
-            let port = port.parse().ok()?;
-            (!host.is_empty()).then(|| (host.to_owned(), port))
-        };
-        let sentinels: Option<Vec<_>> = hosts.split(',').map(one).collect();
-        let sentinels = sentinels.filter(|list| !list.is_empty()).ok_or_else(expected)?;
+        let (service, database) = path.split_once('/').unwrap_or((path, ""));
+        let sentinels = hosts_of(hosts).ok_or_else(expected)?;
         if service.is_empty() {
             return Err(expected());
         }
-        // The library reads credentials and database; the host is put in once it is known.
-        let at = if credentials.is_empty() { String::new() } else { format!("{credentials}@") };
-        let slash = if database.is_empty() { String::new() } else { format!("/{database}") };
-        let servers = Config::from_url(&format!("{SINGLE}{at}master:6379{slash}")).map_err(|_| expected())?;
+        let servers = with_credentials(credentials, database).ok_or_else(expected)?;
         Ok(Self::Sentinel { sentinels, service: service.to_owned(), servers })
+    }
+
+    /// A master to be looked at: of a cluster, that of the first server that answers.
+    ///
+    /// # Errors
+    /// Nobody answered.
+    pub(super) async fn any(&self, within: Duration) -> Result<Config, BackplaneError> {
+        let Self::Cluster { seeds, servers } = self else { return self.master(within).await };
+        let share = within / u32::try_from(seeds.len()).unwrap_or(1).max(1);
+        let at = |host: &str, port| server_at(servers, host, port);
+        for (host, port) in seeds {
+            let role = one_command(at(host, *port), "ROLE", vec![]);
+            let Ok(Some(role)) = timeout(share, role).await else { continue };
+            let parts: Vec<String> = items_of(role).into_iter().filter_map(Value::into_string).collect();
+            return Ok(match &parts[..] {
+                [role, host, port, ..] if role == "slave" => match port.parse() {
+                    Ok(port) => at(host, port),
+                    Err(_) => continue,
+                },
+                _ => at(host, *port),
+            });
+        }
+        Err(BackplaneError::NotRun(format!("none of {} servers answered", seeds.len())))
+    }
+
+    /// The masters that `CLUSTER NODES` names, sorted.
+    pub(super) fn masters_in(&self, nodes: &str) -> Vec<(String, Config)> {
+        let Self::Cluster { servers, .. } = self else { return Vec::new() };
+        let config = |address: &String| {
+            let (host, port) = address.rsplit_once(':')?;
+            Some(server_at(servers, host, port.parse().ok()?))
+        };
+        let masters = super::cluster::masters(nodes);
+        masters.into_iter().filter_map(|address| config(&address).map(|config| (address, config))).collect()
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        match self {
+            Self::Single(_) | Self::Sentinel { .. } => Layout::Whole,
+            Self::Cluster { .. } => Layout::Cluster,
+        }
     }
 
     /// Where the master is now. The sentinels are asked one after the other; the first that knows is believed, for whoever
@@ -66,6 +130,7 @@ impl Place {
         let (sentinels, service, servers) = match self {
             Self::Single(config) => return Ok(config.clone()),
             Self::Sentinel { sentinels, service, servers } => (sentinels, service, servers),
+            Self::Cluster { .. } => return Err(BackplaneError::NotRun("a cluster has several masters".to_owned())),
         };
         // Each has its share of the time, so that one that hangs does not use up that of the others.
         let share = within / u32::try_from(sentinels.len()).unwrap_or(1).max(1);
@@ -89,6 +154,10 @@ impl Place {
     }
 }
 
+fn server_at(servers: &Config, host: &str, port: u16) -> Config {
+    Config { server: ServerConfig::Centralized { server: Server::new(host, port) }, ..servers.clone() }
+}
+
 /// The server that a configuration names, to compare.
 pub(super) fn server_of(config: &Config) -> Option<&Server> {
     match &config.server {
@@ -99,21 +168,28 @@ pub(super) fn server_of(config: &Config) -> Option<&Server> {
 
 /// Asks one sentinel: `None` if it does not answer, `Some(None)` if it does not know the service.
 async fn ask(host: &str, port: u16, service: &str) -> Option<Option<(String, u16)>> {
-    let config = Config { server: ServerConfig::new_centralized(host, port), fail_fast: true, ..Config::default() };
-    let client = Client::new(config, None, None, None);
-    let task = client.connect();
-    let answer = async {
-        client.wait_for_connect().await.ok()?;
-        let command = CustomCommand::new_static("SENTINEL", ClusterHash::FirstKey, false);
-        client.custom::<Value, _>(command, vec!["GET-MASTER-ADDR-BY-NAME", service]).await.ok()
-    };
-    let answer = answer.await;
-    task.abort();
+    let config = Config { server: ServerConfig::new_centralized(host, port), ..Config::default() };
+    let answer = one_command(config, "SENTINEL", vec!["GET-MASTER-ADDR-BY-NAME", service]).await;
     let parts: Vec<String> = items_of(answer?).into_iter().filter_map(Value::into_string).collect();
     Some(match &parts[..] {
         [host, port] => port.parse().ok().map(|port| (host.clone(), port)),
         _ => None,
     })
+}
+
+/// One question on a connection of its own, which ends with the asking, also with one that is dropped half-way.
+async fn one_command(config: Config, name: &'static str, words: Vec<&str>) -> Option<Value> {
+    struct Connection(ConnectHandle);
+    impl Drop for Connection {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    let client = Client::new(Config { fail_fast: true, ..config }, None, None, None);
+    let _connection = Connection(client.connect());
+    client.wait_for_connect().await.ok()?;
+    let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+    client.custom::<Value, _>(command, words).await.ok()
 }
 
 #[cfg(test)]
@@ -130,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_url_names_some_of_its_servers() {
+        for url in ["redis-cluster://me:secret@a:1,b:2", "redis-cluster://me:secret@a:1,b:2/"] {
+            let Ok(Place::Cluster { seeds, servers }) = Place::parse(url) else { panic!("no cluster") };
+            assert_eq!(seeds, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+            assert_eq!((servers.username.as_deref(), servers.password.as_deref()), (Some("me"), Some("secret")));
+        }
+    }
+
+    #[test]
     fn what_is_no_url_is_refused_without_being_shown() {
         for url in [
             "",
@@ -138,6 +223,9 @@ mod tests {
             "redis-sentinel:///s",
             "redis-sentinel://a/s",
             "redis-sentinel://a:secret/s",
+            "redis-cluster://",
+            "redis-cluster://me:secret@a",
+            "redis-cluster://a:1/3",
         ] {
             let error = Place::parse(url).err().unwrap();
             assert!(error.starts_with("expected redis://") && !error.contains("secret"), "{url}: {error}");

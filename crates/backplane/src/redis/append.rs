@@ -1,45 +1,82 @@
 //! The arguments of `append.lua` and its reply.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use delivery::{Kind, Limits, Place, Placed};
+use delivery::{Kind, Limits, NewMessage, Place, Placed};
 use fred::types::Value;
+use protocol::node::ENTRY_PLAIN;
 use protocol::{Cursor, Epoch, NodeId, Stamp};
 
 use super::RedisSettings;
 use super::requests::{number, text};
 use crate::api::{Batch, BatchAnswer, BatchResult};
 use crate::error::BackplaneError;
-use routing::SlotGroup;
+use routing::Layout;
+
+/// A durable item of a bundle, as `protocol::node` reads it.
+const ITEM_DURABLE: u8 = 1;
 
 /// Keys and arguments for one batch.
 pub(super) fn call(settings: &RedisSettings, batch: &Batch) -> (Vec<String>, Vec<Value>) {
     let Limits { retention_ms, inbox_max, inbox_bytes, retry_young_us } = settings.limits;
     let names = settings.topology.keys();
-    let mut keys = Vec::with_capacity(1 + 3 * batch.groups.len());
+    let records: Vec<_> = batch.groups.iter().map(|group| names.record(&group.record)).collect();
+    let mut keys = Vec::with_capacity(1 + 3 * records.len());
     keys.push(names.ledger(settings.process, batch.lane));
-    let mut args = Vec::with_capacity(8 + 5 * batch.groups.len());
+    keys.extend(records.iter().map(|record| record.meta.clone()));
+    keys.extend(records.iter().map(|record| record.inbox.clone()));
+    keys.extend(records.into_iter().map(|record| record.cursors));
+    let mut args = Vec::with_capacity(9 + 3 * batch.groups.len());
     args.push(batch.number.map_or_else(|| text(""), |n| number(n.0)));
     args.extend([batch.deadline_us, retention_ms, inbox_max, inbox_bytes, retry_young_us].map(number));
-    args.push(text(&settings.topology.channel_prefix(SlotGroup(0))));
-    args.push(text("PUBLISH"));
+    args.push(text(&settings.topology.channel_prefix(settings.topology.group_of_lane(batch.lane))));
+    args.push(text(publish_command(settings.topology.layout())));
+    args.push(Value::Bytes(Bytes::copy_from_slice(&batch.epoch.0)));
     for group in &batch.groups {
-        let record = names.record(&group.record);
-        keys.extend([record.meta, record.inbox, record.cursors]);
-        args.push(text(&group.record));
-        args.push(Value::Bytes(Bytes::copy_from_slice(&group.epoch.0)));
-        args.push(number(group.messages.len() as u64));
-        for message in &group.messages {
-            let mut head = BytesMut::with_capacity(24);
-            head.put_u8(if message.kind == Kind::Ephemeral { b'e' } else { b'd' });
-            head.put_u64(message.tag.0);
-            if let Some(us) = message.search_us {
-                head.extend_from_slice(us.to_string().as_bytes());
-            }
-            args.push(Value::Bytes(head.freeze()));
-            args.push(Value::Bytes(message.envelope.clone()));
-        }
+        args.push(Value::Bytes(heads(&group.messages)));
+        args.push(Value::Bytes(item(&group.record)));
+        args.extend(group.messages.iter().map(|message| Value::Bytes(message.envelope.clone())));
     }
     (keys, args)
+}
+
+/// One string for all messages of an address: Redis pays for each string that a script is given. First tries are what
+/// entries begin with, so that the script has nothing to make of them.
+fn heads(messages: &[NewMessage]) -> Bytes {
+    let is_first_try = |one: &NewMessage| one.kind == Kind::Durable && one.search_us.is_none();
+    let are_first_tries = messages.iter().all(is_first_try);
+    let mut heads = BytesMut::with_capacity(17 * messages.len());
+    for one in messages {
+        if are_first_tries {
+            heads.put_u8(ENTRY_PLAIN);
+            heads.put_u64(one.tag.0);
+        } else {
+            heads.put_u8(match (one.kind, one.search_us) {
+                (Kind::Ephemeral, _) => b'e',
+                (Kind::Durable, None) => b'd',
+                (Kind::Durable, Some(_)) => b'r',
+            });
+            heads.put_u64(one.tag.0);
+            heads.put_u64(one.search_us.unwrap_or_default());
+        }
+    }
+    heads.freeze()
+}
+
+/// How the part of an address in a bundle begins, up to its epoch.
+fn item(record: &str) -> Bytes {
+    let mut item = BytesMut::with_capacity(3 + record.len());
+    item.put_u8(ITEM_DURABLE);
+    item.put_u16(u16::try_from(record.len()).unwrap_or(u16::MAX));
+    item.put_slice(record.as_bytes());
+    item.freeze()
+}
+
+/// In a Cluster a channel has a slot, and its messages stay on that master.
+fn publish_command(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Whole => "PUBLISH",
+        Layout::Cluster => "SPUBLISH",
+    }
 }
 
 /// Reads the reply; also what Redis' clock said.
@@ -51,18 +88,22 @@ pub(super) fn answer(batch: &Batch, mut reply: Bytes) -> Result<(BatchResult, Op
     };
     let now_us = reply.try_get_u64().map_err(|_| odd())?;
     let mut groups = Vec::with_capacity(batch.groups.len());
+    // The stamp of what was stored is not said: it is the time and the place in the batch.
+    let mut stamp = now_us;
     for group in &batch.groups {
-        groups.push(one_group(&mut reply, group.messages.len()).ok_or_else(odd)?);
+        let count = group.messages.len();
+        groups.push(one_group(&mut reply, count, stamp).ok_or_else(odd)?);
+        stamp += count as u64;
     }
     let mut receivers = Vec::new();
     while reply.has_remaining() {
         receivers.push(one_receiver(&mut reply).ok_or_else(odd)?);
     }
-    Ok((BatchResult::Answered(BatchAnswer { groups, receivers }), is_new.then_some(now_us)))
+    Ok((BatchResult::Answered(BatchAnswer { groups, receivers, is_elsewhere: false }), is_new.then_some(now_us)))
 }
 
-fn one_group(reply: &mut Bytes, count: usize) -> Option<Result<Vec<Placed>, String>> {
-    if reply.try_get_u8().ok()? != 0 {
+fn one_group(reply: &mut Bytes, count: usize, first: u64) -> Option<Result<Vec<Placed>, String>> {
+    if reply.try_get_u8().ok()? != 1 {
         let length = usize::from(reply.try_get_u16().ok()?);
         let why = (length <= reply.len()).then(|| reply.split_to(length))?;
         return Some(Err(String::from_utf8_lossy(&why).into_owned()));
@@ -71,10 +112,10 @@ fn one_group(reply: &mut Bytes, count: usize) -> Option<Result<Vec<Placed>, Stri
     reply.try_copy_to_slice(&mut epoch.0).ok()?;
     let online = reply.try_get_u8().ok()? != 0;
     let mut placed = Vec::with_capacity(count);
-    for _ in 0..count {
+    for place in 0..count as u64 {
         let code = reply.try_get_u8().ok()?;
         let seq = reply.try_get_u64().ok()?;
-        let stamp = Stamp(reply.try_get_u64().ok()?);
+        let stamp = Stamp(if code == 1 { first + place } else { reply.try_get_u64().ok()? });
         let cursor = Cursor { epoch, seq, stamp };
         let place = match code {
             1 => Place::Stored(cursor),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use delivery::{Attached, Replication, Verified};
 use fred::clients::Client;
-use fred::interfaces::{PubsubInterface, SetsInterface};
+use fred::interfaces::SetsInterface;
 use fred::types::Value;
 use protocol::limits::DEVICES_MAX;
 use protocol::{Bundle, Cursor, DeviceId, NodeId, Page, Text};
@@ -14,6 +14,9 @@ use routing::SlotGroup;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::askings::Asking;
+use super::cluster::Map;
+use super::moving::redirect;
 use super::replicas::Replicas;
 use super::scripts::{Scripts, bytes_of, classify, items_of};
 use super::{RedisSettings, append, requests};
@@ -64,6 +67,10 @@ pub(super) struct RedisCommands {
     pub(super) node: NodeId,
     /// `master_replid` when the generation began.
     pub(super) lineage: String,
+    pub(super) groups: Vec<SlotGroup>,
+    pub(super) is_home: bool,
+    /// Of a cluster.
+    pub(super) map: Option<Arc<Map>>,
 }
 
 impl std::fmt::Debug for RedisCommands {
@@ -97,7 +104,7 @@ impl RedisClock {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn now_us(&self) -> u64 {
+    pub(super) fn now_us(&self) -> u64 {
         self.offset_us.load(Ordering::Relaxed) + self.elapsed_us()
     }
 
@@ -117,10 +124,10 @@ impl RedisClock {
 
 impl RedisCommands {
     /// Books what a call says about the generation: an answer, or a refusal that only another master can mend.
-    fn book<T>(&self, result: Result<T, BackplaneError>) -> Result<T, BackplaneError> {
+    pub(super) fn book<T>(&self, result: Result<T, BackplaneError>) -> Result<T, BackplaneError> {
         match &result {
             Ok(_) => self.clock.answered(),
-            Err(BackplaneError::NotRun(why)) => {
+            Err(BackplaneError::NotRun(why) | BackplaneError::Elsewhere(why)) => {
                 self.clock.answered();
                 self.book_refusal(why);
             }
@@ -130,14 +137,36 @@ impl RedisCommands {
     }
 
     fn book_refusal(&self, why: &str) {
-        if why.contains("READONLY") || why.contains("MOVED") {
-            self.doubt.raise(Loss::NotMaster);
+        let loss = match why {
+            why if why.contains("MOVED") && self.map.is_some() => Loss::Slots,
+            why if why.contains("READONLY") || why.contains("MOVED") => Loss::NotMaster,
+            _ => return,
+        };
+        self.doubt.raise(loss);
+        if let Some(map) = &self.map {
+            map.doubt();
         }
     }
 
     async fn run_append(&self, batch: &Batch) -> Result<BatchResult, BackplaneError> {
+        let Some(map) = &self.map else { return self.append_as(batch, Asking::default()).await };
+        let asking = map.askings.begin(batch);
+        let result = match asking.is_moving {
+            true => self.append_moving(batch, asking).await,
+            false => self.append_as(batch, asking).await,
+        };
+        if matches!(result, Err(BackplaneError::NotRun(_) | BackplaneError::Elsewhere(_))) {
+            map.askings.undo(batch, asking);
+        }
+        result
+    }
+
+    async fn append_as(&self, batch: &Batch, asking: Asking) -> Result<BatchResult, BackplaneError> {
         let (keys, args) = append::call(&self.settings, batch);
-        let reply = self.book(self.scripts.append.run(&self.client, keys, args).await)?;
+        let reply = match self.book(self.scripts.append.run(&self.client, keys, args).await) {
+            Err(error) if redirect(&error).is_some() => return self.append_moving(batch, asking).await,
+            reply => reply?,
+        };
         let (result, now_us) = append::answer(batch, bytes_of(reply))?;
         if let Some(now_us) = now_us {
             self.clock.set(now_us);
@@ -164,14 +193,17 @@ impl RedisCommands {
     }
 
     async fn run_detach(&self, list: &[DetachRequest]) -> Result<(), BackplaneError> {
-        let names = self.settings.topology.keys();
-        let (mut keys, mut args) = (Vec::with_capacity(2 * list.len()), Vec::with_capacity(4 * list.len()));
-        for DetachRequest { of, connection, reg } in list {
-            keys.extend([names.record(of).meta, names.located(of, &self.node)]);
-            args.extend([requests::text(of), requests::text(self.node.as_str())]);
-            args.extend([requests::connection(*connection), requests::number(*reg)]);
-        }
-        let answers = items_of(self.book(self.scripts.detach.run(&self.client, keys, args).await)?);
+        let (keys, args) = requests::detach_call(&self.settings, &self.node, list);
+        let answers = match self.book(self.scripts.detach.run(&self.client, keys, args).await) {
+            Err(error) if redirect(&error).is_some() => {
+                let mut answers = Vec::new();
+                for one in list {
+                    answers.extend(items_of(self.detach_moving(one).await?));
+                }
+                answers
+            }
+            answers => items_of(answers?),
+        };
         let failed = answers.into_iter().map(bytes_of).find(|answer| answer.first() == Some(&255));
         failed.map_or(Ok(()), |why| self.book(Err(requests::refused(&why[1..]))))
     }
@@ -194,7 +226,7 @@ impl RedisCommands {
     async fn run_reap(&self, node: &NodeId) -> Result<u64, BackplaneError> {
         let names = self.settings.topology.keys();
         let mut cleaned = 0;
-        for located in names.located_everywhere(node) {
+        for located in names.located_in(node, &self.groups) {
             loop {
                 let some = self.client.srandmember::<Vec<String>, _>(located.as_str(), Some(REAP_MAX)).await;
                 let some = self.book(some.map_err(classify))?;
@@ -234,15 +266,42 @@ impl Log for RedisCommands {
         Box::pin(self.run_reap(node))
     }
 
+    fn agree<'a>(&'a self, own: &'a str) -> Answer<'a, Result<String, BackplaneError>> {
+        Box::pin(async move {
+            let key = self.settings.topology.keys().fleet();
+            let answer = self.scripts.agree.run(&self.client, vec![key], vec![requests::text(own)]).await;
+            let said = bytes_of(self.book(answer)?);
+            Ok(String::from_utf8_lossy(&said).into_owned())
+        })
+    }
+
+    fn holds<'a>(&'a self, entries: &'a [(Text, Cursor)]) -> Answer<'a, Result<Vec<bool>, BackplaneError>> {
+        Box::pin(async move {
+            let (keys, args) = requests::holds_call(&self.settings, entries);
+            let answer = bytes_of(self.book(self.scripts.holds.run(&self.client, keys, args).await)?);
+            Ok(answer.iter().map(|&byte| byte == b'1').collect())
+        })
+    }
+
+    fn groups(&self) -> &[SlotGroup] {
+        &self.groups
+    }
+
+    fn is_home(&self) -> bool {
+        self.is_home
+    }
+
     fn append<'a>(&'a self, batch: &'a Batch) -> Answer<'a, Result<BatchResult, BackplaneError>> {
         Box::pin(self.run_append(batch))
     }
 
     fn publish<'a>(&'a self, node: &'a NodeId, bundle: &'a Bundle) -> Answer<'a, Result<u64, BackplaneError>> {
         Box::pin(async move {
-            let channel = self.settings.topology.channel(node, SlotGroup(0));
+            let group = self.groups.first().copied().ok_or_else(|| BackplaneError::NotRun("no slots".to_owned()))?;
+            let channel = self.settings.topology.channel(node, group).0;
             let payload = Value::Bytes(Bytes::from(bundle.encode()));
-            self.book(self.client.publish(channel.0, payload).await.map_err(classify))
+            let layout = self.settings.topology.layout();
+            self.book(super::subscription::publish(&self.client, layout, &channel, payload).await)
         })
     }
 
@@ -252,9 +311,20 @@ impl Log for RedisCommands {
     ) -> Answer<'a, Result<Vec<Result<Attached, BackplaneError>>, BackplaneError>> {
         Box::pin(async move {
             let (keys, args) = requests::attach_call(&self.settings, list);
-            let answers = items_of(self.book(self.scripts.attach.run(&self.client, keys, args).await)?);
+            let answers = match self.book(self.scripts.attach.run(&self.client, keys, args).await) {
+                Err(error) if redirect(&error).is_some() => {
+                    let mut answers = Vec::with_capacity(list.len());
+                    for one in list {
+                        answers.push(self.attach_moving(one).await.map(items_of));
+                    }
+                    answers.into_iter().map(|one| one.map(|mut answer| answer.pop())).collect::<Vec<_>>()
+                }
+                answers => items_of(answers?).into_iter().map(|answer| Ok(Some(answer))).collect(),
+            };
             let gone = || BackplaneError::NotRun("no record, and none was begun".to_owned());
-            let one = |answer| self.book(requests::attached(answer).and_then(|found| found.ok_or_else(gone)));
+            let one = |answer: Result<Option<Value>, BackplaneError>| {
+                self.book(requests::attached(answer?.unwrap_or(Value::Null)).and_then(|found| found.ok_or_else(gone)))
+            };
             Ok(answers.into_iter().map(one).collect())
         })
     }
@@ -262,7 +332,14 @@ impl Log for RedisCommands {
     fn read<'a>(&'a self, request: &'a ReadRequest) -> Answer<'a, Result<Option<Attached>, BackplaneError>> {
         Box::pin(async move {
             let (keys, args) = requests::read_call(&self.settings, request);
-            let answers = items_of(self.book(self.scripts.attach.run(&self.client, keys, args).await)?);
+            let answer = self.book(self.scripts.attach.run(&self.client, keys.clone(), args.clone()).await);
+            let answers = match answer {
+                Err(error) if redirect(&error).is_some() => items_of(
+                    self.read_moving(&self.scripts.attach, (keys, args), Value::Array(vec![requests::no_record()]))
+                        .await?,
+                ),
+                answer => items_of(answer?),
+            };
             answers.into_iter().next().map_or(Ok(None), requests::attached)
         })
     }
@@ -273,8 +350,17 @@ impl Log for RedisCommands {
     ) -> Answer<'a, Result<Vec<Result<Verified, BackplaneError>>, BackplaneError>> {
         Box::pin(async move {
             let (keys, args) = requests::verify_call(&self.settings, list);
-            let answers = items_of(self.book(self.scripts.verify.run(&self.client, keys, args).await)?);
-            Ok(answers.into_iter().map(requests::verified).collect())
+            match self.book(self.scripts.verify.run(&self.client, keys, args).await) {
+                Err(error) if redirect(&error).is_some() => {
+                    let mut answers = Vec::with_capacity(list.len());
+                    for one in list {
+                        let answer = self.verify_moving(one).await;
+                        answers.push(answer.and_then(|a| requests::verified(items_of(a).pop().unwrap_or(Value::Null))));
+                    }
+                    Ok(answers)
+                }
+                answers => Ok(items_of(answers?).into_iter().map(requests::verified).collect()),
+            }
         })
     }
 
@@ -285,7 +371,12 @@ impl Log for RedisCommands {
     fn history<'a>(&'a self, request: &'a HistoryRequest) -> Answer<'a, Result<(Page, bool), HistoryError>> {
         Box::pin(async move {
             let (keys, args) = requests::history_call(&self.settings, request);
-            requests::history(self.book(self.scripts.history.run(&self.client, keys, args).await)?)
+            match self.book(self.scripts.history.run(&self.client, keys.clone(), args.clone()).await) {
+                Err(error) if redirect(&error).is_some() => requests::history(
+                    self.read_moving(&self.scripts.history, (keys, args), requests::no_record()).await?,
+                ),
+                answer => requests::history(answer?),
+            }
         })
     }
 

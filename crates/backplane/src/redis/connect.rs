@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use delivery::Replication;
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::{Config, TcpConfig};
 use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
+use routing::{Layout, SlotGroup};
 use tokio::time::timeout;
 
 use super::RedisSettings;
 use super::address::{self, Place};
+use super::cluster::Map;
 use super::commands::{Doubt, RedisClock, RedisCommands};
 use super::replicas::Replicas;
 use super::scripts::{Scripts, bytes_of, classify, items_of};
@@ -24,12 +26,30 @@ const COMMANDS_MAX: usize = 50_000;
 /// Messages between the socket and the dispatcher; a generation that lags behind more ends and is built anew.
 const MESSAGES_MAX: usize = 16_384;
 
-struct Connected {
-    client: Client,
-    task: ConnectHandle,
+/// Where a generation is opened.
+pub(super) struct Target {
+    pub(super) config: Config,
+    pub(super) groups: Vec<SlotGroup>,
+    pub(super) is_home: bool,
+    pub(super) watch: Watch,
 }
 
-async fn connect(
+/// Who says that it is the right place still.
+#[derive(Clone)]
+pub(super) enum Watch {
+    /// The server itself, and its sentinels if there are any.
+    Place(Place),
+    /// The map of a cluster, in which this is the address.
+    Map { map: Arc<Map>, address: String },
+}
+
+type Connected = (Client, ConnectHandle);
+
+/// One connection that lives as long as its handle, and is not opened again by itself.
+///
+/// # Errors
+/// It cannot be reached: nothing was asked.
+pub(super) async fn connect(
     settings: &RedisSettings,
     mut config: Config,
     messages_max: usize,
@@ -51,16 +71,27 @@ async fn connect(
     });
     // No reconnect policy: this client is of one generation.
     let client = builder.build().map_err(classify)?;
-    let task = client.connect();
+    let task = Unfinished(Some(client.connect()));
     match timeout(settings.connect_timeout, client.wait_for_connect()).await {
-        Ok(Ok(())) => Ok(Connected { client, task }),
-        Ok(Err(error)) => {
+        Ok(Ok(())) => task.finish().map(|task| (client, task)),
+        Ok(Err(error)) => Err(not_run(classify(error))),
+        Err(_) => Err(BackplaneError::NotRun("no connection in time".to_owned())),
+    }
+}
+
+/// A connection that nobody has yet: it ends with whoever waits for it, or it would live for ever beside the next one.
+struct Unfinished(Option<ConnectHandle>);
+
+impl Unfinished {
+    fn finish(mut self) -> Result<ConnectHandle, BackplaneError> {
+        self.0.take().ok_or_else(|| BackplaneError::NotRun("no connection".to_owned()))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
             task.abort();
-            Err(not_run(classify(error)))
-        }
-        Err(_) => {
-            task.abort();
-            Err(BackplaneError::NotRun("no connection in time".to_owned()))
         }
     }
 }
@@ -68,18 +99,27 @@ async fn connect(
 /// Nothing was asked yet, so nothing can have run.
 fn not_run(error: BackplaneError) -> BackplaneError {
     match error {
-        BackplaneError::Unknown(why) => BackplaneError::NotRun(why),
+        BackplaneError::Unknown(why) | BackplaneError::Elsewhere(why) => BackplaneError::NotRun(why),
         other => other,
     }
 }
 
-async fn ask(client: &Client, command: &'static str) -> Result<Value, BackplaneError> {
+/// One command with plain words.
+///
+/// # Errors
+/// See [`classify`].
+pub(super) async fn ask(
+    client: &Client,
+    command: &'static str,
+    words: Vec<&'static str>,
+) -> Result<Value, BackplaneError> {
     let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-    client.custom(command, Vec::<Value>::new()).await.map_err(classify)
+    client.custom(command, words).await.map_err(classify)
 }
 
 async fn time_us(client: &Client) -> Result<u64, BackplaneError> {
-    let parts: Vec<u64> = items_of(ask(client, "TIME").await?).into_iter().filter_map(|v| v.convert().ok()).collect();
+    let parts: Vec<u64> =
+        items_of(ask(client, "TIME", vec![]).await?).into_iter().filter_map(|v| v.convert().ok()).collect();
     match parts[..] {
         [seconds, micros] => Ok(seconds * 1_000_000 + micros),
         _ => Err(BackplaneError::NotRun("TIME has another form".to_owned())),
@@ -92,14 +132,16 @@ const MASTER_EVERY: Duration = Duration::from_secs(2);
 /// Raises a doubt when the server is no master any more, or when the sentinels name another one: a demoted master keeps its
 /// subscribers, and nothing else would tell.
 async fn watch_master(client: Client, place: Place, master: Config, doubt: Arc<Doubt>) {
+    let is_sentinel = matches!(place, Place::Sentinel { .. });
     loop {
         tokio::time::sleep(MASTER_EVERY).await;
-        let role = ask(&client, "ROLE").await.ok().and_then(role_of);
+        let role = ask(&client, "ROLE", vec![]).await.ok().and_then(role_of);
         if role.is_some_and(|role| role != "master") {
             return doubt.raise(Loss::NotMaster);
         }
         // A sentinel that cannot be asked says nothing about the master.
-        if let Ok(named) = place.master(MASTER_EVERY).await
+        if is_sentinel
+            && let Ok(named) = place.master(MASTER_EVERY).await
             && address::server_of(&named) != address::server_of(&master)
         {
             return doubt.raise(Loss::NotMaster);
@@ -107,10 +149,27 @@ async fn watch_master(client: Client, place: Place, master: Config, doubt: Arc<D
     }
 }
 
+/// Raises a doubt when the cluster says that this master has other slots than the generation was opened for.
+async fn watch_slots(map: Arc<Map>, address: String, groups: Vec<SlotGroup>, is_home: bool, doubt: Arc<Doubt>) {
+    let mut table = map.table();
+    loop {
+        let is_same = {
+            let table = table.borrow_and_update();
+            table.groups_of(&address) == groups && table.is_home(&address) == is_home
+        };
+        if !is_same {
+            return doubt.raise(Loss::Slots);
+        }
+        if table.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// What ROLE says of a master: its offset, and how far each replica has confirmed.
 pub(super) async fn replication(client: &Client) -> Result<Replication, BackplaneError> {
     let odd = || BackplaneError::NotRun("ROLE says that this is no master".to_owned());
-    let mut parts = items_of(ask(client, "ROLE").await?).into_iter();
+    let mut parts = items_of(ask(client, "ROLE", vec![]).await?).into_iter();
     if parts.next().and_then(Value::into_string).as_deref() != Some("master") {
         return Err(odd());
     }
@@ -120,13 +179,25 @@ pub(super) async fn replication(client: &Client) -> Result<Replication, Backplan
     Ok(Replication { master_offset, replica_offsets: replicas.into_iter().map(offset).collect() })
 }
 
+async fn info_of(client: &Client, section: &'static str) -> Result<String, BackplaneError> {
+    let info = ask(client, "INFO", vec![section]).await?;
+    Ok(String::from_utf8_lossy(&bytes_of(info)).into_owned())
+}
+
 /// Names the history of writes that this master has.
 async fn lineage(client: &Client) -> Result<String, BackplaneError> {
-    let command = CustomCommand::new_static("INFO", ClusterHash::FirstKey, false);
-    let info: Value = client.custom(command, vec!["replication"]).await.map_err(classify)?;
-    let info = String::from_utf8_lossy(&bytes_of(info)).into_owned();
+    let info = info_of(client, "replication").await?;
     let line = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
     line.map(|id| id.trim().to_owned()).ok_or_else(|| BackplaneError::NotRun("INFO has no master_replid".to_owned()))
+}
+
+/// A server of a cluster has some of the keys only, and runs no script on several slots.
+async fn refuse_cluster(client: &Client, layout: Layout) -> Result<(), BackplaneError> {
+    if layout == Layout::Whole && info_of(client, "cluster").await?.contains("cluster_enabled:1") {
+        let why = "this Redis is a server of a cluster: the URL has to begin with redis-cluster://";
+        return Err(BackplaneError::NotRun(why.to_owned()));
+    }
+    Ok(())
 }
 
 fn role_of(answer: Value) -> Option<String> {
@@ -134,65 +205,73 @@ fn role_of(answer: Value) -> Option<String> {
 }
 
 /// Opens one generation.
+///
+/// # Errors
+/// Nothing was asked of the records.
 pub(super) async fn open(
     settings: &Arc<RedisSettings>,
-    place: &Place,
+    scripts: &Arc<Scripts>,
+    target: Target,
 ) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
-    // Both on the same server: asked once.
-    let master = place.master(settings.connect_timeout).await?;
-    let commands = connect(settings, master.clone(), 32).await?;
-    let subscriber = match connect(settings, master.clone(), MESSAGES_MAX).await {
+    // Both on the same server.
+    let commands = connect(settings, target.config.clone(), 32).await?;
+    let subscriber = match connect(settings, target.config.clone(), MESSAGES_MAX).await {
         Ok(subscriber) => subscriber,
         Err(error) => {
-            commands.task.abort();
+            commands.1.abort();
             return Err(error);
         }
     };
-    match prepare(settings, (place, master), commands, subscriber).await {
-        Ok(generation) => Ok(generation),
-        Err(error) => Err(not_run(error)),
-    }
+    prepare((settings, scripts), target, commands, subscriber).await.map_err(not_run)
 }
 
 async fn prepare(
-    settings: &Arc<RedisSettings>,
-    (place, master): (&Place, Config),
-    commands: Connected,
-    subscriber: Connected,
+    (settings, scripts): (&Arc<RedisSettings>, &Arc<Scripts>),
+    Target { config, groups, is_home, watch }: Target,
+    (client, commands_task): Connected,
+    (subscriber, subscriber_task): Connected,
 ) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
     let doubt = Arc::new(Doubt::default());
     let node = settings.node.get();
     // Built first, so that whatever fails below ends both clients with it.
-    let messages = subscriber.client.message_rx();
+    let messages = subscriber.message_rx();
     let clock = Arc::new(RedisClock::new(0));
+    let channel = |group: &SlotGroup| settings.topology.channel(&node, *group).0;
+    let watching = match watch.clone() {
+        Watch::Place(place) => tokio::spawn(watch_master(client.clone(), place, config.clone(), doubt.clone())),
+        Watch::Map { map, address } => tokio::spawn(watch_slots(map, address, groups.clone(), is_home, doubt.clone())),
+    };
     let mut subscription = RedisSubscription {
         messages,
-        subscriber: subscriber.client,
-        subscriber_task: subscriber.task,
-        commands: commands.client.clone(),
-        commands_task: commands.task,
+        subscriber,
+        subscriber_task,
+        commands: client.clone(),
+        commands_task,
         doubt: doubt.clone(),
         clock: clock.clone(),
-        channel: settings.topology.channel(&node, routing::SlotGroup(0)).0,
+        channels: groups.iter().map(channel).collect(),
+        layout: settings.topology.layout(),
         probe: Probe::new(settings.process),
-        watch: tokio::spawn(watch_master(commands.client.clone(), place.clone(), master.clone(), doubt.clone())),
+        watch: watching,
     };
-    let client = commands.client;
-    let role = role_of(ask(&client, "ROLE").await?).unwrap_or_default();
+    refuse_cluster(&client, settings.topology.layout()).await?;
+    let role = role_of(ask(&client, "ROLE", vec![]).await?).unwrap_or_default();
     if role != "master" {
         return Err(BackplaneError::NotRun(format!("this Redis is a {role}, not a master")));
     }
-    let scripts = Arc::new(Scripts::new());
     scripts.load(&client).await?;
-    let channels: Vec<String> = settings.topology.own_channels(&node).into_iter().map(|c| c.0).collect();
-    subscription.subscriber.subscribe(channels).await.map_err(classify)?;
-    // `subscribe` answers before the server has: an answer to PING behind it is the barrier.
-    subscription.subscriber.ping::<Value>(None).await.map_err(classify)?;
+    for group in &groups {
+        subscription.subscribe(settings.topology.own_channels(&node, *group).map(|channel| channel.0)).await?;
+    }
     clock.start_at(time_us(&client).await?);
     subscription.hear_itself(Duration::from_secs(2)).await?;
     let lineage = lineage(&client).await?;
-    let waiting = connect(settings, master, 32).await?;
-    let replicas = Replicas::new(waiting.client, waiting.task, settings.topology.keys().wait(&node), doubt.clone());
-    let commands = RedisCommands { client, settings: settings.clone(), scripts, doubt, clock, replicas, node, lineage };
+    let waiting = connect(settings, config, 32).await?;
+    let keys = groups.iter().map(|group| settings.topology.keys().wait(&node, *group)).collect();
+    let replicas = Replicas::new(waiting, keys, doubt.clone());
+    let map = if let Watch::Map { map, .. } = watch { Some(map) } else { None };
+    let (settings, scripts) = (settings.clone(), scripts.clone());
+    let commands =
+        RedisCommands { client, settings, scripts, doubt, clock, replicas, node, lineage, groups, is_home, map };
     Ok((commands, subscription))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::ClientLike;
-use fred::types::config::TcpConfig;
+use fred::types::config::{Config, TcpConfig};
 use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
 use tokio::time::{Instant, timeout};
 
@@ -43,8 +43,8 @@ impl Drop for Connection {
     }
 }
 
-/// Asks the Redis at `url`; behind sentinels, the master that they name. `within` is for each step: finding, connecting, a
-/// command, all round trips together. `now_us` is this machine's clock, microseconds since 1970.
+/// Asks the Redis at `url`; behind sentinels, the master that they name; of a cluster, a master. `within` is for each step:
+/// finding, connecting, a command, all round trips together. `now_us` is this machine's clock, microseconds since 1970.
 ///
 /// # Errors
 /// [`AskError`]; a refused CONFIG GET is none.
@@ -53,8 +53,51 @@ impl Drop for Connection {
 /// Dropping the future closes the connection.
 pub async fn ask(url: &str, within: Duration, now_us: impl Fn() -> u64 + Send) -> Result<Facts, AskError> {
     let place = Place::parse(url).map_err(AskError::Url)?;
-    let connection = connect(&place, within).await?;
-    let client = &connection.client;
+    let config = place.any(within).await.map_err(unreachable)?;
+    let facts = ask_server(&connect(config, within).await?.client, within, now_us).await?;
+    let is_cluster = matches!(place, Place::Cluster { .. });
+    Ok(facts.behind_sentinels(matches!(place, Place::Sentinel { .. })).named_as_cluster(is_cluster))
+}
+
+/// As [`ask`], but every master of a cluster, each with its address; `None` for the only one of anything else.
+///
+/// # Errors
+/// As [`ask`]: also where one master of several cannot be asked.
+pub async fn ask_masters(
+    url: &str,
+    within: Duration,
+    now_us: impl Fn() -> u64 + Send + Sync,
+) -> Result<Vec<(Option<String>, Facts)>, AskError> {
+    let place = Place::parse(url).map_err(AskError::Url)?;
+    if !matches!(place, Place::Cluster { .. }) {
+        return Ok(vec![(None, ask(url, within, now_us).await?)]);
+    }
+    let first = connect(place.any(within).await.map_err(unreachable)?, within).await?;
+    let nodes = bytes_of(command(&first.client, "CLUSTER", &["NODES"]).await.map_err(failed)?);
+    let mut all = Vec::new();
+    for (address, config) in place.masters_in(&String::from_utf8_lossy(&nodes)) {
+        let at = |error: AskError| error.at(&address);
+        let connection = connect(config, within).await.map_err(at)?;
+        let facts = ask_server(&connection.client, within, &now_us).await.map_err(at)?;
+        all.push((Some(address), facts.named_as_cluster(true)));
+    }
+    if all.is_empty() {
+        return Err(AskError::Refused("no master of this cluster has slots".to_owned()));
+    }
+    Ok(all)
+}
+
+impl AskError {
+    fn at(self, address: &str) -> Self {
+        match self {
+            Self::Url(why) => Self::Url(why),
+            Self::Unreachable(why) => Self::Unreachable(format!("{address}: {why}")),
+            Self::Refused(why) => Self::Refused(format!("{address}: {why}")),
+        }
+    }
+}
+
+async fn ask_server(client: &Client, within: Duration, now_us: impl Fn() -> u64 + Send) -> Result<Facts, AskError> {
     let info = bytes_of(command(client, "INFO", &[]).await.map_err(failed)?);
     let mut config = Vec::new();
     for key in Facts::CONFIG_KEYS {
@@ -69,10 +112,16 @@ pub async fn ask(url: &str, within: Duration, now_us: impl Fn() -> u64 + Send) -
     Ok(Facts::parse(&String::from_utf8_lossy(&info), &config, Measured { latency_us, clock_offset_us }))
 }
 
-async fn connect(place: &Place, within: Duration) -> Result<Connection, AskError> {
-    let mut config = place.master(within).await.map_err(|error| match error {
-        BackplaneError::NotRun(why) | BackplaneError::Unknown(why) => AskError::Unreachable(why),
-    })?;
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` takes")]
+fn unreachable(error: BackplaneError) -> AskError {
+    match error {
+        BackplaneError::NotRun(why) | BackplaneError::Unknown(why) | BackplaneError::Elsewhere(why) => {
+            AskError::Unreachable(why)
+        }
+    }
+}
+
+async fn connect(mut config: Config, within: Duration) -> Result<Connection, AskError> {
     config.fail_fast = true;
     let mut builder = Builder::from_config(config);
     builder.with_connection_config(|c| {

@@ -13,6 +13,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::commands::Doubt;
+use super::moving::redirect;
+use super::scripts::classify;
 use crate::error::{BackplaneError, Loss};
 
 /// How long Redis waits for one replica, in milliseconds: less than a command may take.
@@ -24,8 +26,19 @@ type Asker = oneshot::Sender<bool>;
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Vec<Asker>>,
+    /// None once nobody answers any more.
+    waiting: Mutex<Option<Vec<Asker>>>,
     wake: Notify,
+}
+
+/// Ends with the task that answers, however that ends.
+struct Answering(Arc<Queue>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        // Dropping the askers answers them.
+        *self.0.waiting.lock() = None;
+    }
 }
 
 /// The waiting connection of one generation.
@@ -36,17 +49,24 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    pub(super) fn new(client: Client, connection: ConnectHandle, key: String, doubt: Arc<Doubt>) -> Self {
-        let queue = Arc::new(Queue::default());
-        let abort = connection.abort_handle();
-        let task = tokio::spawn(run((client, connection), key, queue.clone(), doubt));
+    /// `keys`: what may be written before a WAIT; the next is taken where one is refused, because its slot is on its way
+    /// to another master.
+    pub(super) fn new(connected: (Client, ConnectHandle), keys: Vec<String>, doubt: Arc<Doubt>) -> Self {
+        let queue = Arc::new(Queue { waiting: Mutex::new(Some(Vec::new())), wake: Notify::new() });
+        let abort = connected.1.abort_handle();
+        let answering = Answering(queue.clone());
+        let task = tokio::spawn(async move { run(connected, keys, &answering, doubt).await });
         Self { queue, task, connection: abort }
     }
 
     /// Waits until one replica has everything that was stored before this call.
     pub(super) async fn confirm(&self) -> Result<(), BackplaneError> {
         let (asker, answer) = oneshot::channel();
-        self.queue.waiting.lock().push(asker);
+        match &mut *self.queue.waiting.lock() {
+            Some(waiting) => waiting.push(asker),
+            // Asked when the generation was over already: a batch was answered just before it ended.
+            None => return Err(BackplaneError::Unknown("the generation ended".to_owned())),
+        }
         self.queue.wake.notify_one();
         match answer.await {
             Ok(true) => Ok(()),
@@ -63,12 +83,30 @@ impl Drop for Replicas {
     }
 }
 
-async fn run((client, connection): (Client, ConnectHandle), key: String, queue: Arc<Queue>, doubt: Arc<Doubt>) {
+async fn run(
+    (client, connection): (Client, ConnectHandle),
+    keys: Vec<String>,
+    Answering(queue): &Answering,
+    doubt: Arc<Doubt>,
+) {
+    let mut key = 0;
     loop {
         queue.wake.notified().await;
         // Whoever asks while this WAIT is under way goes with the next one.
-        let askers = std::mem::take(&mut *queue.waiting.lock());
-        let is_confirmed = ask(&client, &key).await.is_some_and(|replicas| replicas >= 1);
+        let askers = queue.waiting.lock().as_mut().map(std::mem::take).unwrap_or_default();
+        let mut is_written = false;
+        for _ in 0..keys.len() {
+            match write(&client, &keys[key]).await {
+                Ok(()) => is_written = true,
+                Err(error) if redirect(&error).is_some() => {
+                    key = (key + 1) % keys.len();
+                    continue;
+                }
+                Err(_) => {}
+            }
+            break;
+        }
+        let is_confirmed = is_written && wait(&client).await.is_some_and(|replicas| replicas >= 1);
         // An asker that went away does not wait for it.
         for asker in askers {
             let _ = asker.send(is_confirmed);
@@ -79,8 +117,14 @@ async fn run((client, connection): (Client, ConnectHandle), key: String, queue: 
     }
 }
 
-async fn ask(client: &Client, key: &str) -> Option<u64> {
-    let command = |name| CustomCommand::new_static(name, ClusterHash::FirstKey, false);
-    client.custom::<Value, _>(command("SET"), vec![key, "1", "PX", KEY_MS]).await.ok()?;
+async fn write(client: &Client, key: &str) -> Result<(), BackplaneError> {
+    client.custom::<Value, _>(command("SET"), vec![key, "1", "PX", KEY_MS]).await.map(drop).map_err(classify)
+}
+
+async fn wait(client: &Client) -> Option<u64> {
     client.custom::<Value, _>(command("WAIT"), vec!["1", WAIT_MS]).await.ok()?.as_u64()
+}
+
+fn command(name: &'static str) -> CustomCommand {
+    CustomCommand::new_static(name, ClusterHash::FirstKey, false)
 }

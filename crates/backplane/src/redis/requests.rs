@@ -5,11 +5,11 @@ use delivery::{Attached, Reason, Standing, Start, Verified};
 use fred::types::Value;
 use protocol::client::From;
 use protocol::limits::{HISTORY_BYTES_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX};
-use protocol::{ConnectionId, Cursor, Epoch, Page, Stamp};
+use protocol::{ConnectionId, Cursor, Epoch, NodeId, Page, Stamp, Text};
 
 use super::RedisSettings;
 use super::scripts::{bytes_of, items_of};
-use crate::api::{AttachRequest, HistoryRequest, ReadRequest, VerifyRequest};
+use crate::api::{AttachRequest, DetachRequest, HistoryRequest, ReadRequest, VerifyRequest};
 use crate::error::{BackplaneError, HistoryError};
 
 type Call = (Vec<String>, Vec<Value>);
@@ -148,6 +148,22 @@ pub(super) fn verify_call(settings: &RedisSettings, requests: &[VerifyRequest]) 
     (keys, args)
 }
 
+pub(super) fn holds_call(settings: &RedisSettings, entries: &[(Text, Cursor)]) -> Call {
+    let names = settings.topology.keys();
+    let keys = entries.iter().map(|(of, _)| names.record(of)).flat_map(|record| [record.meta, record.inbox]).collect();
+    (keys, entries.iter().map(|(_, at)| cursor(Some(at))).collect())
+}
+
+pub(super) fn detach_call(settings: &RedisSettings, node: &NodeId, requests: &[DetachRequest]) -> Call {
+    let names = settings.topology.keys();
+    let (mut keys, mut args) = (Vec::with_capacity(2 * requests.len()), Vec::with_capacity(4 * requests.len()));
+    for DetachRequest { of, connection: id, reg } in requests {
+        keys.extend([names.record(of).meta, names.located(of, node)]);
+        args.extend([text(of), text(node.as_str()), connection(*id), number(*reg)]);
+    }
+    (keys, args)
+}
+
 pub(super) fn verified(answer: Value) -> Result<Verified, BackplaneError> {
     let mut bytes = bytes_of(answer);
     let standing = match bytes.try_get_u8() {
@@ -190,6 +206,16 @@ pub(super) fn history(answer: Value) -> Result<(Page, bool), HistoryError> {
 
 fn odd() -> BackplaneError {
     BackplaneError::Unknown("the reply of a script has another form".to_owned())
+}
+
+/// What read and history say where there is no record.
+pub(super) fn no_record() -> Value {
+    Value::Array(vec![text("G")])
+}
+
+/// What verify says there.
+pub(super) fn gone() -> Value {
+    Value::Bytes(Bytes::from_static(&[2]))
 }
 
 /// What a script caught: nothing was written for that address.

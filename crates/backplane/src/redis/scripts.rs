@@ -17,6 +17,9 @@ pub(super) struct Script {
     hash: String,
 }
 
+/// What tests do to a text before it is loaded.
+pub(super) type Edit<'a> = &'a dyn Fn(&str) -> String;
+
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Scripts {
@@ -29,11 +32,16 @@ pub(super) struct Scripts {
     pub(super) heartbeat: Script,
     pub(super) bury: Script,
     pub(super) reap: Script,
+    pub(super) agree: Script,
+    pub(super) holds: Script,
+    pub(super) begin_inbox: Script,
+    pub(super) begin_meta: Script,
+    pub(super) stored: Script,
 }
 
 impl Script {
-    fn new(text: &str) -> Self {
-        let text = format!("{}\n{text}", include_str!("lua/common.lua"));
+    fn new(text: &str, edit: Edit<'_>) -> Self {
+        let text = edit(&format!("{}\n{text}", include_str!("lua/common.lua")));
         let hash = fred::util::sha1_hash(&text);
         Self { text, hash }
     }
@@ -56,29 +64,39 @@ impl Script {
         }
     }
 
-    async fn load(&self, client: &Client) -> Result<(), BackplaneError> {
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    pub(super) async fn load(&self, client: &Client) -> Result<(), BackplaneError> {
         client.script_load::<(), _>(self.text.as_str()).await.map_err(classify)
     }
 }
 
 impl Scripts {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(edit: Edit<'_>) -> Self {
+        let script = |text| Script::new(text, edit);
         Self {
-            append: Script::new(include_str!("lua/append.lua")),
-            attach: Script::new(include_str!("lua/attach.lua")),
-            verify: Script::new(include_str!("lua/verify.lua")),
-            detach: Script::new(include_str!("lua/detach.lua")),
-            history: Script::new(include_str!("lua/history.lua")),
-            ack: Script::new(include_str!("lua/ack.lua")),
-            heartbeat: Script::new(include_str!("lua/heartbeat.lua")),
-            bury: Script::new(include_str!("lua/bury.lua")),
-            reap: Script::new(include_str!("lua/reap.lua")),
+            append: script(include_str!("lua/append.lua")),
+            attach: script(include_str!("lua/attach.lua")),
+            verify: script(include_str!("lua/verify.lua")),
+            detach: script(include_str!("lua/detach.lua")),
+            history: script(include_str!("lua/history.lua")),
+            ack: script(include_str!("lua/ack.lua")),
+            heartbeat: script(include_str!("lua/heartbeat.lua")),
+            bury: script(include_str!("lua/bury.lua")),
+            reap: script(include_str!("lua/reap.lua")),
+            agree: script(include_str!("lua/agree.lua")),
+            holds: script(include_str!("lua/holds.lua")),
+            begin_inbox: script(include_str!("lua/begin_inbox.lua")),
+            begin_meta: script(include_str!("lua/begin_meta.lua")),
+            stored: script(include_str!("lua/stored.lua")),
         }
     }
 
     pub(super) fn load<'a>(&'a self, client: &'a Client) -> impl Future<Output = Result<(), BackplaneError>> + 'a {
         let first = [&self.append, &self.attach, &self.verify, &self.detach, &self.history, &self.ack];
-        let all = first.into_iter().chain([&self.heartbeat, &self.bury, &self.reap]);
+        let all = first.into_iter().chain([&self.heartbeat, &self.bury, &self.reap, &self.agree]);
         async move {
             for script in all {
                 script.load(client).await?;
@@ -102,6 +120,12 @@ pub(super) fn classify(error: Error) -> BackplaneError {
         | ErrorKind::InvalidArgument
         | ErrorKind::Url
         | ErrorKind::NotFound => BackplaneError::NotRun(text),
+        _ if ["MOVED", "READONLY"].iter().any(|code| error.details().starts_with(code)) => {
+            BackplaneError::Elsewhere(text)
+        }
+        // The library ends the connection with this one, and gives it to every call in flight: also to those for slots that
+        // are served.
+        _ if error.details().starts_with("CLUSTERDOWN Hash slot") => BackplaneError::Unknown(text),
         // An error reply has a code in capitals; a script error that broke a script in its middle would be one of ours.
         _ if is_reply(error.details()) => BackplaneError::NotRun(text),
         _ => BackplaneError::Unknown(text),
@@ -111,8 +135,9 @@ pub(super) fn classify(error: Error) -> BackplaneError {
 /// Errors that Redis answers when it refuses a command as a whole.
 fn is_reply(details: &str) -> bool {
     const REFUSALS: [&str; 12] = [
+        "ASK",
+        "TRYAGAIN",
         "NOSCRIPT",
-        "READONLY",
         "LOADING",
         "MASTERDOWN",
         "MISCONF",
@@ -121,7 +146,6 @@ fn is_reply(details: &str) -> bool {
         "NOAUTH",
         "NOPERM",
         "BUSY",
-        "MOVED",
         "CLUSTERDOWN",
     ];
     REFUSALS.iter().any(|code| details.starts_with(code))

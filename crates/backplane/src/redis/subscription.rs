@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fred::clients::Client;
-use fred::interfaces::PubsubInterface;
+use fred::interfaces::{ClientLike, PubsubInterface};
 use fred::types::{ConnectHandle, Message, Value};
 use protocol::Bundle;
+use routing::Layout;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinHandle;
@@ -35,13 +36,15 @@ pub(super) struct Probe {
     process: u64,
     count: u64,
     next: Instant,
-    /// Set when its PUBLISH was answered.
+    /// Set when its PUBLISHs were answered.
     back_by: Option<Instant>,
+    /// How many have not come back: one a channel.
+    away: usize,
 }
 
 impl Probe {
     pub(super) fn new(process: u64) -> Self {
-        Self { process, count: 0, next: Instant::now() + PROBE_EVERY, back_by: None }
+        Self { process, count: 0, next: Instant::now() + PROBE_EVERY, back_by: None, away: 0 }
     }
 
     fn payload(&mut self) -> Bytes {
@@ -53,14 +56,17 @@ impl Probe {
         payload.freeze()
     }
 
-    /// True if a payload is the newest probe of this process.
+    /// True if a payload is the newest probe of this process, back on the last of its channels.
     fn is_back(&mut self, mut payload: Bytes) -> bool {
         payload.advance(1);
-        let is_own = payload.try_get_u64() == Ok(self.process) && payload.try_get_u64() == Ok(self.count);
-        if is_own {
+        if payload.try_get_u64() != Ok(self.process) || payload.try_get_u64() != Ok(self.count) {
+            return false;
+        }
+        self.away = self.away.saturating_sub(1);
+        if self.away == 0 {
             self.back_by = None;
         }
-        is_own
+        self.away == 0
     }
 }
 
@@ -73,7 +79,9 @@ pub(super) struct RedisSubscription {
     pub(super) commands_task: ConnectHandle,
     pub(super) doubt: Arc<Doubt>,
     pub(super) clock: Arc<RedisClock>,
-    pub(super) channel: String,
+    /// The node's own, one a slot group.
+    pub(super) channels: Vec<String>,
+    pub(super) layout: Layout,
     pub(super) probe: Probe,
     /// Asks who is the master.
     pub(super) watch: JoinHandle<()>,
@@ -88,8 +96,29 @@ enum Event {
 }
 
 impl RedisSubscription {
-    /// Publishes to the own channel and waits for it: only then is the node subscribed.
+    /// Subscribes to the channels of one slot group.
+    pub(super) async fn subscribe(&mut self, channels: [String; 2]) -> Result<(), BackplaneError> {
+        match self.layout {
+            Layout::Whole => {
+                self.subscriber.subscribe(channels.to_vec()).await.map_err(classify)?;
+                // `subscribe` answers before the server has: an answer to PING behind it is the barrier.
+                self.subscriber.ping::<Value>(None).await.map_err(classify)?;
+            }
+            Layout::Cluster => {
+                // One by one: the library takes the first reply of several for all of them.
+                for channel in channels {
+                    self.subscriber.ssubscribe(channel).await.map_err(classify)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes to each own channel and waits for it: only then is the node subscribed.
     pub(super) async fn hear_itself(&mut self, within: Duration) -> Result<(), BackplaneError> {
+        if self.channels.is_empty() {
+            return Ok(());
+        }
         self.publish_probe().await?;
         let back = async {
             while let Ok(message) = self.messages.recv().await {
@@ -108,11 +137,20 @@ impl RedisSubscription {
 
     async fn publish_probe(&mut self) -> Result<(), BackplaneError> {
         let payload = Value::Bytes(self.probe.payload());
-        let heard: u64 = self.commands.publish(self.channel.as_str(), payload).await.map_err(classify)?;
+        self.probe.away = self.channels.len();
+        let mut is_heard = true;
+        for channel in &self.channels {
+            let heard = publish(&self.commands, self.layout, channel, payload.clone()).await;
+            if matches!(heard, Err(BackplaneError::Elsewhere(_))) {
+                self.doubt.raise(if self.layout == Layout::Cluster { Loss::Slots } else { Loss::NotMaster });
+            }
+            is_heard &= heard? > 0;
+        }
         self.clock.answered();
         self.probe.next = Instant::now() + PROBE_EVERY;
-        self.probe.back_by = Some(Instant::now() + PROBE_BACK);
-        if heard == 0 {
+        // Those that came back while the last were published are counted already.
+        self.probe.back_by = (self.probe.away > 0).then(|| Instant::now() + PROBE_BACK);
+        if !is_heard {
             self.doubt.raise(Loss::Unheard);
         }
         Ok(())
@@ -179,6 +217,20 @@ impl RedisSubscription {
             self.probe.next = Instant::now() + Duration::from_millis(200);
         }
     }
+}
+
+/// Publishes as the layout has it; answers how many heard it.
+pub(super) async fn publish(
+    client: &Client,
+    layout: Layout,
+    channel: &str,
+    payload: Value,
+) -> Result<u64, BackplaneError> {
+    let heard = match layout {
+        Layout::Whole => client.publish(channel, payload).await,
+        Layout::Cluster => client.spublish(channel, payload).await,
+    };
+    heard.map_err(classify)
 }
 
 fn payload(message: Message) -> Bytes {

@@ -303,7 +303,7 @@ impl World {
         let (mut groups, mut items, mut place) = (Vec::new(), Vec::new(), 0);
         for group in &batch.groups {
             let record = self.record(&group.record);
-            let appended = record::append(record, group.epoch, now_us, place, &group.messages, &limits);
+            let appended = record::append(record, batch.epoch, now_us, place, &group.messages, &limits);
             place += group.messages.len() as u64;
             let nodes: Vec<NodeId> = record.iter().flat_map(Record::nodes).cloned().collect();
             items.extend(appended.live.iter().map(|row| (item(&group.record, row), nodes.clone())));

@@ -42,7 +42,7 @@ pub(crate) fn redis_settings(url: String, prefix: &str, limits: Limits) -> Redis
 }
 
 pub(crate) async fn open(backplane: &dyn Backplane) -> Generation {
-    let (commands, subscription) = backplane.open(Source(0)).await.unwrap();
+    let (commands, subscription) = backplane.open(&Source::default()).await.unwrap();
     Generation { commands, subscription }
 }
 

@@ -99,24 +99,28 @@ async fn a_bad_key_is_an_error_for_its_own_messages_only() {
     let keys = |of: &str| topology.keys().record(of);
     append(&generation, "user:inbox", None, &["m0"]).await;
     append(&generation, "user:version", None, &["m0"]).await;
+    append(&generation, "user:old", None, &["m0"]).await;
     redis.cli(&["HSET", &keys("user:type").meta, "a", "b"]);
     redis.cli(&["DEL", &keys("user:inbox").inbox]);
     redis.cli(&["SET", &keys("user:inbox").inbox, "text"]);
     redis.cli(&["SETRANGE", &keys("user:version").meta, "0", "X"]);
     let mut builder = BatchBuilder::default();
-    for of in ["user:good", "user:type", "user:inbox", "user:version", "user:other"] {
-        builder.push(&Text::from(of), message("m1"), || epoch(of));
+    for of in ["user:good", "user:type", "user:inbox", "user:old", "user:version", "user:other"] {
+        builder.push(&Text::from(of), message(&format!("to {of}")), || epoch(of));
     }
     let batch = builder.finish(topology.lane("user:good"), Some(delivery::BatchNumber(1)), LATER);
     for _ in 0..2 {
         let BatchResult::Answered(answer) = generation.commands.append(&batch).await.unwrap() else { panic!("stale") };
         let is_stored: Vec<bool> = answer.groups.iter().map(Result::is_ok).collect();
-        assert_eq!(is_stored, [true, false, false, false, true], "{answer:?}");
+        assert_eq!(is_stored, [true, false, false, true, false, true], "{answer:?}");
         assert!(answer.groups[1].as_ref().unwrap_err().contains("WRONGTYPE"), "{answer:?}");
     }
     for of in ["user:good", "user:other"] {
         assert_eq!(redis.cli(&["LLEN", &keys(of).inbox]), "2", "once");
     }
+    assert_eq!(redis.cli(&["LLEN", &keys("user:old").inbox]), "3", "once");
+    let newest = redis.cli(&["LINDEX", &keys("user:old").inbox, "-1"]);
+    assert!(newest.contains("to user:old"), "what follows a failure is stored as its own: {newest}");
     let verify = |of: &str| VerifyRequest {
         of: of.into(),
         registration: registration("a", 1, 1, None),
@@ -171,6 +175,15 @@ async fn meta_and_inbox_expire_at_the_same_moment_and_not_before_the_retention()
     assert!(left > LIMITS.retention_ms && left <= LIMITS.life_ms(), "{left}");
     append(&generation, "user:b", None, &["m2"]).await;
     assert_eq!(redis.cli(&["PEXPIRETIME", &keys.meta]), first.0, "moved in steps, not with every message");
+    let cursor = stored(append(&generation, "user:b", None, &["m3"]).await)[0];
+    let phone = protocol::DeviceId::parse("phone").unwrap();
+    generation.commands.ack(&[(Text::from("user:b"), phone, cursor)]).await.unwrap();
+    // The expiry as meta has it, long ago: as if the steps had been waited for.
+    let due = "return redis.call('SETRANGE', KEYS[1], 41, string.rep('\\0', 8))";
+    redis.cli(&["EVAL", due, "1", &keys.meta]);
+    append(&generation, "user:b", None, &["m4"]).await;
+    let moved: Vec<_> = [&keys.meta, &keys.inbox, &keys.cursors].map(|key| redis.cli(&["PEXPIRETIME", key])).into();
+    assert!(moved[0] > first.0 && moved.iter().all(|one| *one == moved[0]), "{first:?} {moved:?}");
 }
 
 /// The one message of two attempts: the first is answered to a node that died, the second comes through another.
@@ -258,7 +271,7 @@ async fn a_demoted_master_ends_the_generation() {
     assert!(!matches!(error, Ok(BatchResult::Answered(ref a)) if a.groups[0].is_ok()), "{error:?}");
     assert_eq!(end_of(&mut generation).await, Loss::NotMaster);
     let refused = RedisBackplane::new(redis_settings(redis.url(), "sb", LIMITS)).unwrap();
-    let opened = backplane::Backplane::open(&refused, backplane::Source(0)).await;
+    let opened = backplane::Backplane::open(&refused, &backplane::Source::default()).await;
     assert!(matches!(opened.err(), Some(BackplaneError::NotRun(why)) if why.contains("not a master")));
 }
 
@@ -275,7 +288,7 @@ async fn a_redis_that_is_not_there_is_said_at_once_and_used_when_it_comes() {
     let mut redis = Redis::start().unwrap();
     redis.kill();
     let backplane = RedisBackplane::new(redis_settings(redis.url(), "sb", LIMITS)).unwrap();
-    let refused = backplane::Backplane::open(&backplane, backplane::Source(0)).await;
+    let refused = backplane::Backplane::open(&backplane, &backplane::Source::default()).await;
     assert!(matches!(refused.err(), Some(BackplaneError::NotRun(_))));
     redis.restart().unwrap();
     let generation = open(&backplane).await;
@@ -303,6 +316,20 @@ fn a_url_that_is_none_is_refused_without_being_shown() {
     let error = RedisBackplane::new(settings("http://user:secret@host")).unwrap_err();
     assert!(error.contains("expected redis://") && !error.contains("secret"));
     assert!(!format!("{:?}", settings("redis://user:secret@host")).contains("secret"));
+}
+
+/// A lane asks right behind its batch's answer, and the master may have died in between. Whoever had asked then waited for
+/// ever, and with him the sender.
+#[tokio::test]
+async fn replicated_is_answered_when_the_generation_has_ended() {
+    let (redis, mut generation) = start().await;
+    redis.kill();
+    let end = async { while generation.subscription.next().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(5), end).await.expect("the generation ends with its server");
+    for _ in 0..3 {
+        let asked = tokio::time::timeout(Duration::from_secs(5), generation.commands.replicated());
+        asked.await.expect("an answer").unwrap_err();
+    }
 }
 
 /// WAIT on a connection that wrote nothing lies; behind a write of its own it covers every append before it.

@@ -10,7 +10,7 @@ use crate::fixtures::{Generation, LIMITS, batch, message, redis_settings};
 async fn open_within(backplane: &RedisBackplane, within: Duration) -> Generation {
     let begun = tokio::time::Instant::now();
     loop {
-        match backplane.open(Source(0)).await {
+        match backplane.open(&Source::default()).await {
             Ok((commands, subscription)) => return Generation { commands, subscription },
             Err(error) => assert!(begun.elapsed() < within, "no generation within {within:?}: {error}"),
         }
@@ -63,6 +63,6 @@ async fn sentinels_that_do_not_know_the_service_are_told_apart_from_none_at_all(
     let sentinel = tokio::task::spawn_blocking(Sentinel::start).await.unwrap().unwrap();
     let url = sentinel.url().replace("/main", "/other");
     let backplane = RedisBackplane::new(redis_settings(url, "sb", LIMITS)).unwrap();
-    let error = backplane.open(Source(0)).await.err().unwrap().to_string();
+    let error = backplane.open(&Source::default()).await.err().unwrap().to_string();
     assert!(error.contains("3 of 3 sentinels answered") && error.contains("other"), "{error}");
 }

@@ -299,6 +299,7 @@ fn redis_prefix(text: &str) -> Result<String, String> {
 fn redis(text: &str) -> Result<Secret, String> {
     const EXPECTED: &str = "redis://[USER:PASSWORD@]HOST[:PORT][/DB]";
     const SENTINELS: &str = "redis-sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT,…/SERVICE[/DB]";
+    const CLUSTER: &str = "redis-cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,…";
     let expected = || EXPECTED.to_owned();
     let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
     match scheme {
@@ -306,8 +307,11 @@ fn redis(text: &str) -> Result<Secret, String> {
         "redis-sentinel" => {
             return backplane::redis::check_url(text).map(|()| Secret::new(text)).map_err(|_| SENTINELS.to_owned());
         }
-        "rediss" | "redis-cluster" | "rediss-sentinel" | "rediss-cluster" => {
-            return Err(format!("{EXPECTED} or {SENTINELS}: TLS and Cluster come with a later version of Switchboard"));
+        "redis-cluster" => {
+            return backplane::redis::check_url(text).map(|()| Secret::new(text)).map_err(|_| CLUSTER.to_owned());
+        }
+        "rediss" | "rediss-sentinel" | "rediss-cluster" => {
+            return Err(format!("{EXPECTED}, {SENTINELS} or {CLUSTER}: TLS comes with a later version of Switchboard"));
         }
         _ => return Err(expected()),
     }

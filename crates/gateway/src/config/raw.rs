@@ -150,7 +150,7 @@ settings! {
     internal, "internal", "SWITCHBOARD_INTERNAL", "IP:PORT", Plain, "127.0.0.1:8081",
         "Where back ends and operators connect: server API, metrics, health";
     redis, "redis", "SWITCHBOARD_REDIS", "URL", Secret, "none",
-        "Redis of the fleet, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` or `redis-sentinel://HOST:PORT,HOST:PORT,…/SERVICE[/DB]`; without one the embedded backplane, for one node";
+        "Redis of the fleet, `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `redis-sentinel://HOST:PORT,HOST:PORT,…/SERVICE[/DB]` or `redis-cluster://HOST:PORT,HOST:PORT,…`; without one the embedded backplane, for one node";
     auth, "auth", "SWITCHBOARD_AUTH", "HOW", Plain, "none on a loopback `listen`, else it has to be given",
         "Who clients are: `none` (they say so themselves; loopback only) or `jwt`";
     jwt_secret, "jwt-secret", "SWITCHBOARD_JWT_SECRET", "SECRET", Secret, "none",

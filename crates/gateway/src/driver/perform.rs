@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use backplane::{AttachRequest, DetachRequest, HistoryRequest, ReadRequest, VerifyRequest};
 use connection::{Attach, Input, Message, Request};
-use delivery::{Kind, Registration, record};
+use delivery::{Kind, Registration, record, sabotage};
 use protocol::{Address, ConnectionId, DeviceId, Epoch, Text};
 
-use crate::asker::Asked;
+use crate::asker::{Cause, Who};
 use crate::mailbox::Mailbox;
 use crate::node::Node;
 use crate::publisher::{Outgoing, Reply};
@@ -36,13 +36,13 @@ impl Desk {
             Request::Attach(attach) => return self.attach(node, attach),
             Request::Read { of, after } => {
                 let request = ReadRequest { of: record_text(&of), after };
-                node.asker.read(of, request, self.mailbox.clone());
+                node.asker.read(request, self.who(of));
             }
             Request::Verify { of, cursor, device } => {
                 let record = record_text(&of);
                 let registration = self.present(node, &record, device);
                 let request = VerifyRequest { of: record, registration, cursor };
-                node.asker.verify(Asked { request, of, mailbox: self.mailbox.clone() });
+                node.asker.verify(request, self.who(of));
             }
             Request::Append { message, retry_age_ms, replicated } => {
                 self.send(node, message, Kind::Durable, retry_age_ms, replicated);
@@ -59,16 +59,31 @@ impl Desk {
     }
 
     fn attach(&mut self, node: &Arc<Node>, Attach { of, device, cursors, from }: Attach) -> Option<Input> {
-        let record = record_text(&of);
+        let record = sabotage::inbox_of(record_text(&of));
         // In the map before it is asked: a message published right behind the attach finds it.
         if !node.registry.insert(&record, self.id, &self.mailbox) {
             return Some(Input::TooMany);
         }
+        let cause = self.cause(node, &record);
         let registration = self.registration(node, &record, device);
         let request = record::AttachRequest { registration, cursors, from };
         let request = AttachRequest { of: record, epoch: Epoch(rand::random()), request };
-        node.asker.attach(Asked { request, of, mailbox: self.mailbox.clone() });
+        node.asker.attach(request, self.who(of), cause);
         None
+    }
+
+    fn who(&self, of: Address) -> Who {
+        Who { of, mailbox: self.mailbox.clone() }
+    }
+
+    /// The first attach opens a stream, and its client waits. Those behind it write locations again, of many connections
+    /// at once: what came to one lately is likely to come again, so it goes before those that are quiet.
+    fn cause(&self, node: &Node, record: &Text) -> Cause {
+        if !self.registered.iter().any(|(there, _)| there == record) {
+            return Cause::Opening;
+        }
+        let quiet_ms = node.clock.now().since(self.mailbox.active_at());
+        if quiet_ms <= node.settings.position_check_ms { Cause::Active } else { Cause::Quiet }
     }
 
     /// The next registration of this connection: a higher number than all before it.

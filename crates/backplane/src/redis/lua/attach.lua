@@ -1,7 +1,7 @@
 -- attach and read: where a stream goes on from, its first page, and (attach) the location; one step, so that either an
 -- append sees the location or the attach sees the append.
 --
--- KEYS  meta, inbox, cursors and located-at of each request
+-- KEYS  meta, inbox, cursors and located-at of each request; meta in the place of the last two while a slot is on its way
 -- ARGV  retention in ms, messages and bytes of a page, then for each request: address text, epoch, node ('' to read only),
 --       connection 8, reg, device ('' without), from ('o' or 'n'), count of cursors, and these, newest first: epoch, seq
 --       and stamp as 24 bytes, or '' for one that cannot be read
@@ -68,7 +68,7 @@ local function one_request(key, at)
     call('UNLINK', inbox)
     call('RPUSH', inbox, stub(now))
   end
-  local stored = device ~= '' and call('HGET', cursors_key, device) or nil
+  local stored = device ~= '' and cursors_key ~= meta and call('HGET', cursors_key, device) or nil
   local start, why, lost, seq = resume(m, length, inbox, cursors, stored or nil, from)
   local entry = call('LINDEX', inbox, string.format('%.0f', seq - m.b))
   local out = { '' }

@@ -55,8 +55,9 @@ local function begin(epoch, now, life, old)
     d = old and old.d or 0, v = old and old.v or 0, tail = old and old.tail or '' }
 end
 
-local function is_due(m, now, life)
-  return m.expiry < floor(now / 1000) + life - floor(life / 18)
+-- A record that expires before this has its expiry moved.
+local function due_before(now, life)
+  return floor(now / 1000) + life - floor(life / 18)
 end
 
 -- Calls fn(reg, connection, node, device, first, after) for each location, `first` to `after - 1` being its bytes.
@@ -119,13 +120,16 @@ end
 
 -- Writes the locations of a record, and moves its expiry where that is due; nothing where both are as they were.
 local function locate(m, keys, tail, record, now, life, is_new)
-  local is_moved = is_new or is_due(m, now, life)
+  local is_moved = is_new or m.expiry < due_before(now, life)
   if is_moved then m.expiry = floor(now / 1000) + life end
   if is_moved or tail ~= m.tail then
     m.tail = tail
     save(keys.meta, m)
-    call('SADD', keys.located, record)
-    call('EXPIRE', keys.located, 86400)
+    -- A slot on its way: what has a key of its own is written by a call of its own, and meta stands for it here.
+    if keys.located ~= keys.meta then
+      call('SADD', keys.located, record)
+      call('EXPIRE', keys.located, 86400)
+    end
   end
   if is_moved then
     local expiry = string.format('%.0f', m.expiry)

@@ -13,7 +13,7 @@ local function one_request(key, at)
     keep_locations(meta, m, function(there, c, n) return c ~= connection or n ~= node or there > reg end)
     left = registered(m.tail, node)
   end
-  if left == '' then call('SREM', located, record) end
+  if left == '' and located ~= meta then call('SREM', located, record) end
   return left
 end
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use delivery::Step;
+use delivery::sabotage::{self, Rule};
 use protocol::client::{Bye, Codec, ServerFrame, WireFrame};
 use protocol::{Address, CloseCode, ConnectionId, DeviceId, Encoding, Millis, Text, UserId};
 
@@ -275,7 +276,7 @@ impl Connection {
             }
             if stream.check_at <= now.at {
                 stream.postpone_check(now.at, self.settings.position_check_ms);
-                if stream.consumer.is_live() && !stream.verifying {
+                if stream.consumer.is_live() && !stream.verifying && !sabotage::is_off(Rule::Stuck) {
                     stream.verifying = true;
                     let (of, cursor) = (stream.of.clone(), stream.consumer.cursor());
                     let verify = Request::Verify { of, cursor, device: session.device.clone() };

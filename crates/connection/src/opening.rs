@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use delivery::sabotage::{self, Rule};
 use delivery::{Attached, Start};
 use protocol::client::{ClientFrame, FrameError, From, Hello, ServerFrame, Status, StreamStatus, Welcome};
 use protocol::{Address, CloseCode, Cursor, DeviceId, ErrorCode, Millis, UserId};
@@ -183,6 +184,7 @@ impl Connection {
         let (status, lost) = match attached.start {
             Start::New => (Status::New, None),
             Start::Resumed => (Status::Resumed, None),
+            Start::Reset { .. } if sabotage::is_off(Rule::MissingReset) => (Status::Resumed, None),
             Start::Reset { reason, lost } => (Status::Reset(reason.as_str()), lost),
         };
         let connection = self.id.to_string();

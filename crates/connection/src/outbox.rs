@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use delivery::sabotage::{self, Rule};
 use protocol::client::{Codec, ServerFrame, WireFrame};
 
 /// What a joined batch may hold.
@@ -33,7 +34,7 @@ impl Outbox {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes >= self.bytes_max
+        self.bytes >= self.bytes_max && !sabotage::is_off(Rule::QueueOverCap)
     }
 
     /// Drained far enough for a paused delivery to go on.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use delivery::sabotage::{self, Rule};
 use delivery::{Attached, Reason, Standing, Start, Step};
 use protocol::client::{MessageFrame, ServerFrame};
 use protocol::{Address, DeviceId, Entry, Ephemeral, Live, Text};
@@ -16,6 +17,9 @@ impl Connection {
         if let Phase::Attaching(attaching) = &mut self.phase {
             // Stored right behind the attach, or before it: the first page may not have it.
             attaching.dirty |= matches!(live, Live::Entry(_));
+        }
+        if sabotage::is_off_now(Rule::Stuck) {
+            return;
         }
         let Phase::Open(session) = &mut self.phase else { return };
         let device = session.device.clone();
@@ -123,7 +127,9 @@ impl Connection {
         if let Start::Reset { reason, lost } = attached.start {
             stream.again_to = attached.head;
             count_reset(&mut self.counts, reason);
-            self.outbox.push(&ServerFrame::Reset { of, reason: reason.as_str(), cursor: attached.cursor, lost });
+            if !sabotage::is_off(Rule::MissingReset) {
+                self.outbox.push(&ServerFrame::Reset { of, reason: reason.as_str(), cursor: attached.cursor, lost });
+            }
         }
         self.take_page(of, attached, device, now);
     }
@@ -132,7 +138,7 @@ impl Connection {
         let Phase::Open(session) = &mut self.phase else { return };
         let Some(stream) = session.by_address(of) else { return };
         let page = &attached.page;
-        for entry in &page.entries {
+        for entry in sabotage::in_order(&page.entries) {
             deliver(&mut self.outbox, &mut self.counts, entry, entry.cursor.seq <= stream.again_to, now);
         }
         if self.outbox.is_full() {

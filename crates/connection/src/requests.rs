@@ -1,8 +1,9 @@
 //! What an open connection may ask, and its answers: every `id` is answered exactly once.
 
+use delivery::sabotage::{self, Rule};
 use delivery::{Place, Placed};
 use protocol::client::{ClientFrame, ErrorFrame, FrameError, HistoryFrame, Send, ServerFrame};
-use protocol::{Address, CloseCode, Cursor, ErrorCode, MessageId};
+use protocol::{Address, CloseCode, Cursor, ErrorCode, MessageId, UnixMillis};
 
 use crate::connection::{Connection, Phase};
 use crate::io::{HistoryFault, Listing, Message, Now, Request, SendFault};
@@ -64,6 +65,8 @@ impl Connection {
         }
         let Send { id, to, body, ephemeral, retry_age_ms, expires_ms, replicated } = send;
         let message = Message { id, to, from, body, expires_ms };
+        let retry_age_ms = retry_age_ms.filter(|_| !sabotage::is_off(Rule::Duplicated));
+        let replicated = replicated && !sabotage::is_off(Rule::LostReplicated);
         if ephemeral {
             self.counts.sends_ephemeral += 1;
             self.request(Request::Publish(message));
@@ -83,6 +86,13 @@ impl Connection {
             Ok(Placed { place, at, online }) => {
                 let reference = place.cursor().map(|cursor| cursor.to_ref(&to.record().to_string()));
                 self.outbox.push(&ServerFrame::Sent { id: id.as_str(), reference, at, online: Some(online) });
+            }
+            Err(fault) if sabotage::is_off(Rule::RedisLost) && fault.code == ErrorCode::UnknownOutcome => {
+                let (id, at) = (id.as_str(), UnixMillis(0));
+                self.outbox.push(&ServerFrame::Sent { id, reference: None, at, online: None });
+            }
+            Err(fault) if sabotage::is_off(Rule::Unexpected) && fault.code == ErrorCode::UnknownOutcome => {
+                self.push_error(Some(id), ErrorCode::Unavailable, &fault.message, fault.retry_ms, true);
             }
             Err(fault) => self.push_error(Some(id), fault.code, &fault.message, fault.retry_ms, fault.is_final),
         }

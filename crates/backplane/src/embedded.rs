@@ -185,7 +185,9 @@ impl Shared {
 fn live(row: &record::LiveRow) -> Option<Live> {
     let envelope = Arc::new(Envelope::decode(&row.stored.envelope).ok()?);
     Some(match row.kind {
-        Kind::Durable => Live::Entry(Entry { cursor: row.cursor, link: row.link, tag: row.stored.tag, envelope }),
+        Kind::Durable | Kind::Late => {
+            Live::Entry(Entry { cursor: row.cursor, link: row.link, tag: row.stored.tag, envelope })
+        }
         Kind::Ephemeral => Live::Ephemeral(Ephemeral { at: row.stored.stamp.at(), envelope }),
     })
 }

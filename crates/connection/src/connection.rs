@@ -35,7 +35,7 @@ pub struct Connection {
     pub(crate) phase: Phase,
     pub(crate) outbox: Outbox,
     pub(crate) outputs: VecDeque<Output>,
-    heartbeat: Heartbeat,
+    pub(crate) heartbeat: Heartbeat,
     pub(crate) rate: RateLimiter,
     /// Requests with an id that are not answered yet.
     pub(crate) in_flight: usize,

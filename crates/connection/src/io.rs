@@ -162,6 +162,8 @@ pub enum Request {
     Append {
         message: Message,
         retry_age_ms: Option<u64>,
+        /// How long it may have been on its way to this node, if that is more than a moment: its own retry may be there.
+        late_ms: Option<u64>,
         /// Its answer waits until a replica has it.
         replicated: bool,
     },

@@ -72,7 +72,8 @@ impl Connection {
             self.request(Request::Publish(message));
         } else {
             self.counts.sends_durable += 1;
-            self.request(Request::Append { message, retry_age_ms, replicated });
+            let late_ms = self.heartbeat.late_ms().filter(|_| !sabotage::is_off(Rule::Duplicated));
+            self.request(Request::Append { message, retry_age_ms, late_ms, replicated });
         }
     }
 

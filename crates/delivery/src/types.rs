@@ -33,6 +33,9 @@ impl Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     Durable,
+    /// Durable, and a first try that may have been on its way for so long that its own retry is stored already: it is
+    /// looked for, and stored where it is not found.
+    Late,
     Ephemeral,
 }
 

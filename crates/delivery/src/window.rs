@@ -23,6 +23,9 @@ pub struct Acknowledged {
     pub message: NewMessage,
     /// Where it was stored, and when by the backplane's clock.
     pub cursor: Cursor,
+    /// No try of it is older than this, by the backplane's clock in microseconds: a master that comes back may have the
+    /// first one.
+    pub first_us: u64,
 }
 
 impl Hash for Acknowledged {
@@ -172,7 +175,7 @@ mod tests {
         let message =
             NewMessage { kind: Kind::Durable, tag: Tag(n), envelope: Bytes::from_static(b"x"), search_us: None };
         let cursor = Cursor { stamp: Stamp(n), ..Cursor::default() };
-        Acknowledged { record: Text::from("user:b"), message, cursor }
+        Acknowledged { record: Text::from("user:b"), message, cursor, first_us: n }
     }
 
     fn at(master_offset: u64, replicas: &[u64]) -> Replication {

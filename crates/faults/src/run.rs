@@ -3,7 +3,7 @@
 
 pub(crate) mod recorder;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -108,6 +108,7 @@ pub(crate) async fn run(options: &RunOptions) -> Result<Done> {
     drop(load);
     complaints.extend(shared.counts.complaints());
     complaints.extend(panics(&stage).await);
+    keep_logs(&stage, &options.history).await?;
     let events = recorder.finish()?;
     let rules = Rules { redis_may_lose: may_lose(&options.course, options.topology), ..Rules::default() };
     let seen: Vec<String> = shared.counts.all_named().iter().map(|(name, count)| format!("{name}: {count}")).collect();
@@ -187,6 +188,15 @@ async fn rest(stage: &Stage) -> Result<()> {
     sleep(Duration::from_millis(500)).await;
     for (recipient, inbox) in inboxes {
         recorder.record(What::Log { recipient, trimmed: inbox.trimmed, messages: inbox.messages });
+    }
+    Ok(())
+}
+
+/// What the nodes that run at the end have logged, beside the history.
+async fn keep_logs(stage: &Stage, history: &Path) -> Result<()> {
+    for seat in &stage.world.seats {
+        let log = seat.node().await.log().since(0);
+        std::fs::write(history.with_extension(format!("{}.log", seat.name)), log)?;
     }
     Ok(())
 }

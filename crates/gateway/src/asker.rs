@@ -348,4 +348,4 @@ pub(crate) async fn run(asker: Arc<Asker>, stop: CancellationToken) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backplane::Commands;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use routing::{SlotGroup, Topology};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,7 +18,8 @@ const UNKNOWN_STEP_US: u64 = 60_000_000;
 /// One slot group.
 #[derive(Debug, Default)]
 struct Place {
-    commands: Option<Commands>,
+    /// Of those that have it, the newest last: the old master's and the new one's may overlap.
+    commands: Vec<Commands>,
     /// Since when there are none.
     down_since: Option<Instant>,
     /// The backplane's clock at the end of the last generation, and when that was.
@@ -34,14 +35,16 @@ struct Place {
 pub(crate) struct Current {
     topology: Topology,
     places: Vec<Mutex<Place>>,
-    /// Counts the generations that began.
+    /// Each generation once, the oldest first. Every input of a connection asks for the time: that must not search.
+    all: RwLock<Vec<Commands>>,
+    /// Counts the generations that began or ended.
     began: watch::Sender<u64>,
 }
 
 impl Current {
     pub(crate) fn new(topology: Topology) -> Self {
         let places = topology.groups().map(|_| Mutex::default()).collect();
-        Self { topology, places, began: watch::Sender::new(0) }
+        Self { topology, places, all: RwLock::default(), began: watch::Sender::new(0) }
     }
 
     pub(crate) fn group(&self, record: &str) -> SlotGroup {
@@ -52,7 +55,7 @@ impl Current {
         self.places.len()
     }
 
-    /// Changes when a generation begins.
+    /// Changes when a generation begins, or leaves its place to another one.
     pub(crate) fn began(&self) -> watch::Receiver<u64> {
         self.began.subscribe()
     }
@@ -62,7 +65,7 @@ impl Current {
     }
 
     pub(crate) fn get(&self, group: SlotGroup) -> Option<Commands> {
-        self.place(group).lock().commands.clone()
+        self.place(group).lock().commands.last().cloned()
     }
 
     /// A generation begins for its slot groups.
@@ -70,28 +73,36 @@ impl Current {
         let now = Instant::now();
         for &group in commands.groups() {
             let mut place = self.place(group).lock();
-            if let Some((us, then)) = place.clock_then.take() {
-                let expected = us + micros(now - then);
-                place.steps_us += commands.now_us().abs_diff(expected);
+            let ended = place.clock_then.take().map(|(us, then)| us.saturating_add(micros(now - then)));
+            if let Some(expected) = place.commands.last().map(|held| held.now_us()).or(ended) {
+                place.steps_us = place.steps_us.saturating_add(commands.now_us().abs_diff(expected));
             }
             place.first.get_or_insert(now);
             place.down_since = None;
-            place.commands = Some(commands.clone());
+            place.commands.push(commands.clone());
+        }
+        if !commands.groups().is_empty() {
+            self.all.write().push(commands.clone());
         }
         self.began.send_modify(|count| *count += 1);
     }
 
-    /// A generation ended. A group that another one has taken meanwhile is left to it.
+    /// A generation ended. A group that another one has as well is left to that, whichever of them began first.
     pub(crate) fn clear(&self, commands: &Commands) {
         let now = Instant::now();
+        let is_other = |held: &Commands| !Arc::ptr_eq(held, commands);
+        self.all.write().retain(is_other);
         for &group in commands.groups() {
             let mut place = self.place(group).lock();
-            if place.commands.as_ref().is_some_and(|held| Arc::ptr_eq(held, commands)) {
-                place.commands = None;
+            let held = place.commands.len();
+            place.commands.retain(is_other);
+            if held > 0 && place.commands.is_empty() {
                 place.down_since = Some(now);
                 place.clock_then = Some((commands.now_us(), now));
             }
         }
+        // Whoever waits for another one may have it now.
+        self.began.send_modify(|count| *count += 1);
     }
 
     /// How far a stamp of a message of this age may be from where the present master's clock would put it: what this
@@ -110,7 +121,7 @@ impl Current {
     /// True unless this group has been away for longer than a moment.
     pub(crate) fn is_near(&self, group: SlotGroup) -> bool {
         let place = self.place(group).lock();
-        place.commands.is_some() || place.down_since.is_some_and(|since| since.elapsed() < GRACE)
+        !place.commands.is_empty() || place.down_since.is_some_and(|since| since.elapsed() < GRACE)
     }
 
     /// The commands; between two generations that follow each other closely, those of the next.
@@ -123,7 +134,7 @@ impl Current {
 
     /// True if any part of the backplane is there: in a cluster most users are served while one master is away.
     pub(crate) fn is_up(&self) -> bool {
-        self.places.iter().any(|place| place.lock().commands.is_some())
+        !self.all.read().is_empty()
     }
 
     /// True if every part has been there once and some are now.
@@ -133,7 +144,7 @@ impl Current {
 
     /// How many slot groups have a generation, of how many.
     pub(crate) fn share_up(&self) -> f64 {
-        let up = self.places.iter().filter(|place| place.lock().commands.is_some()).count();
+        let up = self.places.iter().filter(|place| !place.lock().commands.is_empty()).count();
         #[allow(clippy::cast_precision_loss, reason = "at most 1,024")]
         let share = up as f64 / self.places.len() as f64;
         share
@@ -141,20 +152,12 @@ impl Current {
 
     /// Each generation once.
     pub(crate) fn all(&self) -> Vec<Commands> {
-        let mut all: Vec<Commands> = Vec::new();
-        for place in &self.places {
-            if let Some(commands) = &place.lock().commands
-                && !all.iter().any(|held| Arc::ptr_eq(held, commands))
-            {
-                all.push(commands.clone());
-            }
-        }
-        all
+        self.all.read().clone()
     }
 
     /// The backplane's clock; none between two generations.
     pub(crate) fn now_us(&self) -> Option<u64> {
-        self.places.iter().find_map(|place| place.lock().commands.as_ref().map(|c| c.now_us()))
+        self.all.read().first().map(|commands| commands.now_us())
     }
 
     /// Waits until there are commands, at most so long.
@@ -190,4 +193,68 @@ impl Current {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asker::tests::fake::{Fake, Mode};
+    use routing::{Layout, Settings};
+
+    fn current() -> Current {
+        let settings = Settings { partitions: 4, layout: Layout::Cluster, ..Settings::default() };
+        Current::new(Topology::new(settings).unwrap())
+    }
+
+    fn generation(groups: &[u16], now_us: u64) -> Commands {
+        Arc::new(Fake { now_us, ..Fake::of(groups.iter().copied().map(SlotGroup), Mode::Answers) })
+    }
+
+    /// A generation that was long in coming begins after its slot has gone to another master, and ends at once. It took
+    /// the slot from that one, which had no reason to begin again: nobody could ask for these records any more.
+    #[test]
+    fn a_late_generation_of_the_old_master_takes_nothing_with_it() {
+        let (current, group) = (current(), SlotGroup(1));
+        let (old, new) = (generation(&[0, 1], 0), generation(&[1, 2], 0));
+        current.set(&new);
+        current.set(&old);
+        current.clear(&old);
+        assert!(current.get(group).is_some_and(|held| Arc::ptr_eq(&held, &new)));
+        assert!(current.get(SlotGroup(0)).is_none() && current.is_up());
+        current.clear(&new);
+        assert!(current.get(group).is_none() && !current.is_up() && current.all().is_empty());
+    }
+
+    /// A slot's new master may begin before the old one has ended: its clock is compared all the same, or a retry would be
+    /// searched for too near.
+    #[test]
+    fn the_step_between_two_masters_that_overlap_is_known() {
+        let (current, group) = (current(), SlotGroup(1));
+        let (old, new) = (generation(&[0, 1], 50_000_000), generation(&[1], 20_000_000));
+        current.set(&old);
+        current.set(&new);
+        current.clear(&old);
+        assert_eq!(current.steps_us(group), 30_000_000);
+        assert_eq!(current.steps_us(SlotGroup(0)), 0);
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_oldest_generation_whatever_it_has() {
+        let current = current();
+        assert_eq!(current.now_us(), None);
+        let (first, second) = (generation(&[3], 7), generation(&[0], 9));
+        current.set(&first);
+        current.set(&second);
+        assert_eq!((current.now_us(), current.all().len()), (Some(7), 2));
+        current.clear(&first);
+        assert_eq!(current.now_us(), Some(9));
+        current.set(&generation(&[], 1));
+        assert_eq!(current.all().len(), 1, "one that has no records is asked for none");
+    }
+
+    impl Current {
+        fn steps_us(&self, group: SlotGroup) -> u64 {
+            self.place(group).lock().steps_us
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use backplane::doctor::{Facts, Finding, Severity, examine};
-use backplane::redis::doctor::{AskError, ask};
+use backplane::redis::doctor::{AskError, ask_masters};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +34,8 @@ pub(crate) async fn require(url: &Secret) -> anyhow::Result<()> {
     let deadline = Instant::now() + REQUIRED_WITHIN;
     let mut last = "no answer".to_owned();
     loop {
-        match timeout_at(deadline, ask(url.reveal(), ASK_WITHIN, wall_us)).await {
-            Ok(Ok(facts)) => return judge(&facts),
+        match timeout_at(deadline, ask_masters(url.reveal(), ASK_WITHIN, wall_us)).await {
+            Ok(Ok(masters)) => return masters.iter().try_for_each(|(address, facts)| judge(address.as_deref(), facts)),
             Ok(Err(AskError::Unreachable(why))) => {
                 if why != last {
                     tracing::warn!(%why, "strict: Redis cannot be reached; trying again");
@@ -49,14 +49,16 @@ pub(crate) async fn require(url: &Secret) -> anyhow::Result<()> {
     }
 }
 
-fn judge(facts: &Facts) -> anyhow::Result<()> {
+/// `address`: which one, where there are several.
+fn judge(address: Option<&str>, facts: &Facts) -> anyhow::Result<()> {
     let found = examine(facts);
     let losing: Vec<&Finding> = found.iter().filter(|finding| finding.severity == Severity::Loses).collect();
     if losing.is_empty() {
-        say(facts, &found);
+        say(address, facts, &found);
         return Ok(());
     }
-    let mut text = format!("`strict` is set, and this Redis ({}) can lose messages:", facts.server());
+    let at = address.map(|address| format!(" at {address}")).unwrap_or_default();
+    let mut text = format!("`strict` is set, and this Redis ({}{at}) can lose messages:", facts.server());
     for finding in losing {
         // Writing to a String cannot fail.
         let _ = write!(text, "\n  {finding}");
@@ -68,8 +70,10 @@ fn judge(facts: &Facts) -> anyhow::Result<()> {
 pub(crate) async fn report(node: Arc<Node>, url: Secret, stop: CancellationToken) {
     let reporting = async {
         loop {
-            match ask(url.reveal(), ASK_WITHIN, wall_us).await {
-                Ok(facts) => return say(&facts, &examine(&facts)),
+            match ask_masters(url.reveal(), ASK_WITHIN, wall_us).await {
+                Ok(masters) => {
+                    return masters.iter().for_each(|(at, facts)| say(at.as_deref(), facts, &examine(facts)));
+                }
                 Err(AskError::Unreachable(why)) => tracing::debug!(%why, "Redis cannot be examined yet"),
                 Err(error) => return tracing::warn!(%error, "Redis cannot be examined"),
             }
@@ -84,12 +88,12 @@ pub(crate) async fn report(node: Arc<Node>, url: Secret, stop: CancellationToken
     stop.run_until_cancelled(reporting).await;
 }
 
-fn say(facts: &Facts, found: &[Finding]) {
-    let server = facts.server();
+fn say(address: Option<&str>, facts: &Facts, found: &[Finding]) {
+    let (server, address) = (facts.server(), address.unwrap_or_default());
     for Finding { severity, what, why, how } in found {
         match severity {
-            Severity::Loses => tracing::error!(server, why, how, "Redis can lose messages: {what}"),
-            Severity::Risk => tracing::warn!(server, why, how, "Redis is at risk: {what}"),
+            Severity::Loses => tracing::error!(server, address, why, how, "Redis can lose messages: {what}"),
+            Severity::Risk => tracing::warn!(server, address, why, how, "Redis is at risk: {what}"),
             Severity::Note => {}
         }
     }

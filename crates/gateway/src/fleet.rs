@@ -15,13 +15,15 @@ use crate::node::Node;
 
 const BEAT_EVERY: Duration = Duration::from_secs(5);
 
-/// The dead are looked after again: an attach of theirs may have been on its way.
-const REAP_AGAIN: [Duration; 3] = [Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3_600)];
+/// The dead are looked after at once and again: an attach of theirs may have been on its way.
+const REAP_AFTER: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3_600)];
 
 /// Counts and watches for one generation. Ends only if others have declared this node dead: then it has a new name, under
 /// which the next generation registers everything again.
 pub(crate) async fn run(node: &Arc<Node>, commands: &Commands, stop: &CancellationToken) -> Loss {
     let mut observer = Observer::default();
+    let mut is_counting = true;
     loop {
         // The count goes on through all generations: one that began anew would look like one that stands still.
         let beat = node.beats.fetch_add(1, Ordering::Relaxed);
@@ -32,15 +34,22 @@ pub(crate) async fn run(node: &Arc<Node>, commands: &Commands, stop: &Cancellati
                 return Loss::Buried;
             }
             Ok(pulse) => {
+                is_counting = true;
                 for (dead, counter) in observer.on_pulse(&pulse.nodes, &node.id.get(), node.clock.now()) {
                     bury(node, commands, dead, &counter, stop).await;
                 }
-                for gone in node.suspects.gone(&pulse.nodes, &node.id.get()) {
-                    reap(node, &gone).await;
+                let gone = node.suspects.gone(&pulse.nodes, &node.id.get());
+                if !gone.is_empty() {
+                    reap_beside(node, gone, &[Duration::ZERO], stop);
                 }
             }
             // Whoever could not count himself cannot say that others did not.
-            Err(_) => observer = Observer::default(),
+            Err(error) => {
+                observer = Observer::default();
+                if std::mem::take(&mut is_counting) {
+                    tracing::warn!(%error, "this node cannot count itself, and does not see who dies");
+                }
+            }
         }
         tokio::time::sleep(BEAT_EVERY).await;
     }
@@ -53,6 +62,7 @@ fn rename(node: &Node) {
         Ok(new) => {
             tracing::error!(%old, %new, "others declared this node dead: it goes on under a new name");
             node.id.set(new);
+            node.renamed.send_replace(());
         }
         Err(error) => tracing::error!(%error, "no new name"),
     }
@@ -64,14 +74,21 @@ async fn bury(node: &Arc<Node>, commands: &Commands, dead: NodeId, counter: &str
         return;
     }
     node.metrics.nodes_buried.increment(1);
-    reap(node, &dead).await;
+    reap_beside(node, vec![dead], &REAP_AFTER, stop);
+}
+
+/// Cleans up beside the heartbeats: at a slow master it takes longer than others wait for a count. And it is done when the
+/// generation that found the dead has ended.
+fn reap_beside(node: &Arc<Node>, dead: Vec<NodeId>, after: &'static [Duration], stop: &CancellationToken) {
     let (node, stop) = (node.clone(), stop.clone());
     tokio::spawn(async move {
-        for wait in REAP_AGAIN {
-            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+        for wait in after {
+            if stop.run_until_cancelled(tokio::time::sleep(*wait)).await.is_none() {
                 return;
             }
-            reap(&node, &dead).await;
+            for dead in &dead {
+                reap(&node, dead).await;
+            }
         }
     });
 }

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backplane::{Backplane, Commands, Loss, Opened, Source, Subscription};
-use protocol::{Bundle, Live};
+use backplane::{Backplane, BackplaneError, Commands, Loss, Opened, Source, Subscription};
+use protocol::{Bundle, Live, Millis};
 use routing::SlotGroup;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +17,9 @@ use crate::node::Node;
 /// Waits between failed openings: doubled up to the second, with jitter.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+
+/// What is the same as the last time is said so seldom while nothing can be opened.
+const SAY_EVERY_MS: u64 = 60_000;
 
 /// After a new generation connections register again, so many every few milliseconds, so that a slow backplane is not
 /// pulled down by its own nodes.
@@ -66,7 +69,10 @@ pub(crate) async fn run_all(node: Arc<Node>, backplane: Arc<dyn Backplane>, stop
 async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: Source, stop: CancellationToken) {
     let mut cause = None;
     let mut spread = Spread::default();
-    while let Some((commands, mut subscription)) = open(&node, &*backplane, &source, &stop).await {
+    loop {
+        // Before it is opened: one that was opened under a name which is dead meanwhile is of no use.
+        let mut renamed = node.renamed.subscribe();
+        let Some((commands, mut subscription)) = open(&node, &*backplane, &source, &stop).await else { break };
         let began = node.clock.now();
         node.current.set(&commands);
         node.metrics.generations.of(Begun(cause)).increment(1);
@@ -87,6 +93,8 @@ async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: Source, sto
         let loss = tokio::select! {
             loss = dispatch(&node, &mut *subscription) => Some(loss),
             loss = home => Some(loss),
+            // In a cluster only one generation hears of it, and all of them listen under the old name.
+            _ = renamed.changed() => Some(Loss::Buried),
             () = stop.cancelled() => None,
         };
         tell.abort();
@@ -130,10 +138,16 @@ async fn open(
     stop: &CancellationToken,
 ) -> Option<(Commands, Box<dyn Subscription>)> {
     let mut wait = BACK_OFF_MIN;
+    let mut said: Option<(BackplaneError, Millis)> = None;
     loop {
-        match stop.run_until_cancelled(begin(node, backplane, source)).await? {
+        let error = match stop.run_until_cancelled(begin(node, backplane, source)).await? {
             Ok(generation) => return Some(generation),
-            Err(error) => tracing::warn!(master = source.0, %error, "the backplane cannot be used; trying again"),
+            Err(error) => error,
+        };
+        let now = node.clock.now();
+        if said.as_ref().is_none_or(|(last, at)| *last != error || now.since(*at) >= SAY_EVERY_MS) {
+            tracing::warn!(master = source.0, %error, "the backplane cannot be used; trying again");
+            said = Some((error, now));
         }
         let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
         stop.run_until_cancelled(tokio::time::sleep(jittered)).await?;
@@ -142,10 +156,20 @@ async fn open(
 }
 
 async fn begin(node: &Node, backplane: &dyn Backplane, source: &Source) -> Opened {
-    let (commands, subscription) = backplane.open(source).await?;
-    node.agreement.hold_to(&commands).await?;
-    node.keeper.restore(&commands).await?;
-    Ok((commands, subscription))
+    let (commands, mut subscription) = backplane.open(source).await?;
+    let prepare = async {
+        node.agreement.hold_to(&commands).await?;
+        node.keeper.restore(&commands).await
+    };
+    // Either may take long. A generation that ends meanwhile must not be waited for: the slots that the fleet's keys are in
+    // may have come to this very master, and only a new generation of it knows.
+    let prepared = tokio::select! {
+        prepared = prepare => prepared,
+        loss = dispatch(node, &mut *subscription) => {
+            Err(BackplaneError::NotRun(format!("the generation ended before it began: {}", loss.as_str())))
+        }
+    };
+    prepared.map(|()| (commands, subscription))
 }
 
 /// Every location of these slot groups is written again in a new generation, and every cursor checked; those that had
@@ -185,3 +209,6 @@ fn on_bundle(node: &Node, bundle: &Bundle) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

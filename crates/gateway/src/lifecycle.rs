@@ -10,6 +10,7 @@ use backplane::{Backplane, Embedded, RedisBackplane, RedisSettings, SharedNode};
 use delivery::Limits;
 use protocol::NodeId;
 use routing::Topology;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -211,7 +212,7 @@ fn backplane(config: &Config, id: &SharedNode, topology: &Topology) -> anyhow::R
     Ok(Arc::new(RedisBackplane::new(settings).map_err(|e| anyhow::anyhow!("redis: {e}"))?))
 }
 
-fn node(config: &Config, id: SharedNode, topology: Topology) -> Arc<Node> {
+pub(crate) fn node(config: &Config, id: SharedNode, topology: Topology) -> Arc<Node> {
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::new());
     let current = Arc::new(Current::new(topology.clone()));
@@ -246,6 +247,7 @@ fn node(config: &Config, id: SharedNode, topology: Topology) -> Arc<Node> {
         is_draining: AtomicBool::new(false),
         open: AtomicUsize::new(0),
         id,
+        renamed: watch::Sender::new(()),
         name: config.node_name.clone(),
         beats: AtomicU64::new(1),
     };

@@ -338,7 +338,8 @@ table! {
         "Nodes that this one declared dead, and whose locations it removed.";
     generations: Family<Begun>, "switchboard_generations_total", "generations",
         "Subscriptions of this node that began, by what ended the one before.";
-    backplane_up: Gauge, "switchboard_backplane_up", "0 or 1", "1 while the backplane is connected and heard.";
+    backplane_up: Gauge, "switchboard_backplane_up", "0 to 1",
+        "Share of the backplane that is connected and heard: 1 is all of it; in a Cluster, of the partitions.";
     backplane_waiting: Gauges<Class>, "switchboard_backplane_waiting", "requests",
         "Requests of connections that wait to be asked of the backplane, by who waits for them.";
     checks_late: Counter, "switchboard_checks_late_total", "requests",

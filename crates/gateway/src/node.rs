@@ -8,7 +8,7 @@ use backplane::SharedNode;
 use connection::{Counts, Message, PullCause, SendFault, Settings};
 use delivery::{Kind, Place, Reason};
 use protocol::{Address, ErrorCode};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::agreement::Agreement;
 use crate::asker::Asker;
@@ -27,6 +27,8 @@ use crate::suspects::Suspects;
 pub struct Node {
     /// Its name and incarnation; the incarnation changes if others declare it dead.
     pub(crate) id: SharedNode,
+    /// Changes with the incarnation.
+    pub(crate) renamed: watch::Sender<()>,
     pub(crate) name: String,
     /// Heartbeats so far.
     pub(crate) beats: AtomicU64,
@@ -111,6 +113,9 @@ impl Door for Node {
         }
         if !self.current.is_ready() {
             return Err("the backplane cannot be reached".to_owned());
+        }
+        if self.agreement.is_disputed() {
+            return Err("the fleet holds to other settings than this node".to_owned());
         }
         Ok(())
     }

@@ -1,24 +1,28 @@
 //! Shell of the batcher: one task a lane asks one batch at a time, and hands every sender its answer.
 
+mod reply;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands, Slot};
-use connection::{Input, Message, SendFault};
+use backplane::{BackplaneError, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands};
+use connection::{Message, SendFault};
 use delivery::batch::{Next, Outcome, after, wait_before};
 use delivery::{BatchNumber, Batcher, Full, Kind, NewMessage, Placed};
 use metrics::Histogram;
 use parking_lot::Mutex;
-use protocol::{Address, Envelope, Epoch, ErrorCode, MessageId, Millis, Text};
+use protocol::{Address, Envelope, Epoch, MessageId, Millis, Text};
 use routing::{Lane, Topology};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::current::Current;
 use crate::keeper::Keeper;
-use crate::mailbox::Mailbox;
 use crate::suspects::Suspects;
+
+pub(crate) use reply::Reply;
+use reply::{Waiting, not_replicated, overloaded, tell_waiting, unavailable, unknown, wait_for_replica};
 
 /// Bytes that wait in all lanes together: what 10,000 senders of 6 KiB can have in flight. Above it `overloaded`.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -32,7 +36,10 @@ const SEARCH_MARGIN_MS: u64 = 5_000;
 /// After so many command timeouts, twice its deadline, a batch that is only ever answered with faults is given up.
 const GIVE_UP_TIMEOUTS: u64 = 4;
 
-/// How often a lane that cannot ask looks after what waits behind.
+/// Lines about what the backplane refuses come so seldom, however many messages it refuses.
+const SAY_EVERY_MS: u64 = 1_000;
+
+/// How often a lane that cannot ask, or has no answer yet, looks after what waits behind.
 const TICK: Duration = Duration::from_millis(100);
 
 /// A message on its way to a lane.
@@ -76,13 +83,6 @@ impl Outgoing {
     }
 }
 
-/// Who is told.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Connection(Mailbox),
-    Api(oneshot::Sender<Result<Placed, SendFault>>),
-}
-
 #[derive(Debug)]
 struct LaneQueue {
     batcher: Mutex<Batcher<Outgoing>>,
@@ -102,15 +102,8 @@ pub(crate) struct Publisher {
     timeout: Duration,
     append_seconds: Histogram,
     batch_size: Histogram,
-}
-
-/// Who has been told what became of a message; each is told once.
-struct Waiting {
-    slot: Slot,
-    id: MessageId,
-    to: Address,
-    reply: Option<Reply>,
-    replicated: bool,
+    /// When something was last said about a refusal.
+    said: Mutex<Option<Millis>>,
 }
 
 impl Publisher {
@@ -129,7 +122,8 @@ impl Publisher {
             is_stopped: Mutex::default(),
         };
         let lanes = topology.lanes().map(|_| queue()).collect();
-        Self { topology, lanes, current, keeper, suspects, clock, timeout, append_seconds, batch_size }
+        let said = Mutex::default();
+        Self { topology, lanes, current, keeper, suspects, clock, timeout, append_seconds, batch_size, said }
     }
 
     /// Puts a message in line. Its answer comes by its `reply`, always.
@@ -191,9 +185,12 @@ impl Publisher {
         loop {
             let asked = match &commands {
                 Some(commands) => {
-                    self.hold_back(commands, &batch, &asked_of, started, &mut waiting).await;
+                    if !self.hold_back(commands, &batch, &asked_of, started, &mut waiting).await {
+                        self.give_up(lane, "another master's clock is far behind", &mut waiting);
+                        break;
+                    }
                     asked_of.push(commands.lineage().map(str::to_owned));
-                    commands.append(&batch).await
+                    self.ask(commands, &batch, started, &mut waiting).await
                 }
                 None => Err(BackplaneError::Unknown("no generation".to_owned())),
             };
@@ -206,14 +203,14 @@ impl Publisher {
                         .iter()
                         .filter(|(_, heard)| *heard == 0)
                         .for_each(|(n, _)| self.suspects.suspect(n));
-                    waiting.iter_mut().for_each(|w| answer_one(w, &answer, commands.as_ref()));
+                    waiting.iter_mut().for_each(|w| self.answer_one(w, &answer, commands.as_ref()));
                     (Outcome::Answered, String::new())
                 }
                 Ok(BatchResult::Stale) => (Outcome::Stale, "the batch came too late and was not stored".to_owned()),
                 // Another master has it: asked there, as long as anybody would wait for it.
                 Err(BackplaneError::Elsewhere(_)) if self.clock.now().since(started) < self.timeout_ms() => {
                     asked_of.pop();
-                    commands = self.wait_for_next(lane, started, &mut waiting).await;
+                    commands = self.wait_for_next(lane, started, may_have_run, &mut waiting).await;
                     continue;
                 }
                 Err(BackplaneError::NotRun(why) | BackplaneError::Elsewhere(why)) => (Outcome::NotRun, why),
@@ -226,7 +223,9 @@ impl Publisher {
                         let is_sure = !may_have_run || outcome == Outcome::Stale;
                         let fault = if is_sure { unavailable("the backplane did not take it") } else { unknown() };
                         waiting.iter_mut().for_each(|w| tell_waiting(w, Err(fault.clone())));
-                        tracing::warn!(lane = lane.0, why, "a batch was not stored");
+                        if self.may_say() {
+                            tracing::warn!(lane = lane.0, why, "a batch was not stored");
+                        }
                     }
                     break;
                 }
@@ -235,20 +234,46 @@ impl Publisher {
                 {
                     // Its deadline is long past: it did not run since, and never will. What answers like this is not down,
                     // it is broken, and asking it for ever would stop the lane.
-                    waiting.iter_mut().for_each(|w| tell_waiting(w, Err(unknown())));
-                    tracing::error!(lane = lane.0, why, "a batch was given up");
+                    self.give_up(lane, &why, &mut waiting);
                     break;
                 }
                 Next::Ask => {
-                    may_have_run = true;
-                    commands = self.wait_for_next(lane, started, &mut waiting).await;
+                    may_have_run |= commands.is_some();
+                    commands = self.wait_for_next(lane, started, may_have_run, &mut waiting).await;
                 }
             }
         }
         self.append_seconds.record(Duration::from_millis(self.clock.now().since(started)).as_secs_f64());
     }
 
-    /// A master that has no ledger of what another one was asked is asked once no copy can run any more.
+    /// One asking. It may take long where records are on their way between two masters, one after the other; those who
+    /// have waited for one timeout do not wait for it.
+    async fn ask(
+        &self,
+        commands: &Commands,
+        batch: &Batch,
+        started: Millis,
+        waiting: &mut [Waiting],
+    ) -> Result<BatchResult, BackplaneError> {
+        let mut asking = commands.append(batch);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut asking => return answer,
+                () = tokio::time::sleep(TICK) => self.tell_late(batch.lane, started, true, waiting),
+            }
+        }
+    }
+
+    fn give_up(&self, lane: Lane, why: &str, waiting: &mut [Waiting]) {
+        waiting.iter_mut().for_each(|w| tell_waiting(w, Err(unknown())));
+        if self.may_say() {
+            tracing::error!(lane = lane.0, why, "a batch was given up");
+        }
+    }
+
+    /// A master that has no ledger of what another one was asked is asked once no copy can run any more. False: its clock is
+    /// so far behind that the lane would stand still until it has caught up; everybody who waited has been told.
     async fn hold_back(
         &self,
         commands: &Commands,
@@ -256,31 +281,42 @@ impl Publisher {
         asked_of: &[Option<String>],
         started: Millis,
         waiting: &mut [Waiting],
-    ) {
+    ) -> bool {
         let is_other = asked_of.iter().any(|lineage| lineage.as_deref() != commands.lineage());
         let asked = u32::try_from(asked_of.len()).unwrap_or(u32::MAX);
         while let Some(us) = wait_before(asked, is_other, commands.now_us(), batch.deadline_us) {
+            if self.clock.now().since(started) > GIVE_UP_TIMEOUTS * self.timeout_ms() {
+                return false;
+            }
             tokio::time::sleep(Duration::from_micros(us).min(TICK)).await;
-            self.tell_late(batch.lane, started, waiting);
+            self.tell_late(batch.lane, started, true, waiting);
         }
+        true
     }
 
     /// Waits for somebody to ask, and meanwhile tells those who have waited long enough.
-    async fn wait_for_next(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) -> Option<Commands> {
+    async fn wait_for_next(
+        &self,
+        lane: Lane,
+        started: Millis,
+        may_have_run: bool,
+        waiting: &mut [Waiting],
+    ) -> Option<Commands> {
         // At least one tick between two askings, so that a backplane that fails at once is not hammered.
         tokio::time::sleep(Duration::from_millis(10)).await;
         let commands = self.current.wait(self.topology.group_of_lane(lane), TICK).await;
-        self.tell_late(lane, started, waiting);
+        self.tell_late(lane, started, may_have_run, waiting);
         commands
     }
 
     /// Tells those who have waited for one timeout.
-    fn tell_late(&self, lane: Lane, started: Millis, waiting: &mut [Waiting]) {
+    fn tell_late(&self, lane: Lane, started: Millis, may_have_run: bool, waiting: &mut [Waiting]) {
         let timeout_ms = self.timeout_ms();
         let queue = &self.lanes[usize::from(lane.0)];
         let now = self.clock.now();
         if now.since(started) >= timeout_ms {
-            waiting.iter_mut().for_each(|w| tell_waiting(w, Err(unknown())));
+            let fault = || if may_have_run { unknown() } else { unavailable("the backplane does not answer") };
+            waiting.iter_mut().for_each(|w| tell_waiting(w, Err(fault())));
         }
         // What waits behind was never asked: it was not stored, and says so after one timeout.
         let expired = queue.batcher.lock().expire(now, timeout_ms);
@@ -306,41 +342,34 @@ impl Publisher {
         }
         (builder.finish(lane, Some(number), deadline_us), waiting)
     }
-}
 
-fn answer_one(waiting: &mut Waiting, answer: &BatchAnswer, commands: Option<&Commands>) {
-    let result = answer.get(waiting.slot).map_err(|why| {
-        // For operators: a sender can do nothing with what Redis says of a key.
-        tracing::warn!(why, "the backplane refused the messages of an address");
-        unavailable("the backplane refused it")
-    });
-    match (result, commands) {
-        (Ok(placed), Some(_)) if waiting.replicated && answer.is_elsewhere && placed.place.cursor().is_some() => {
-            tell_waiting(waiting, Err(not_replicated()));
-        }
-        (Ok(placed), Some(commands)) if waiting.replicated && placed.place.cursor().is_some() => {
-            wait_for_replica(waiting, placed, commands.clone());
-        }
-        (result, _) => tell_waiting(waiting, result),
-    }
-}
-
-/// Answers once a replica of the master that stored it has it. The lane goes on meanwhile.
-fn wait_for_replica(waiting: &mut Waiting, placed: Placed, commands: Commands) {
-    let Some(reply) = waiting.reply.take() else { return };
-    let (id, to) = (waiting.id.clone(), waiting.to.clone());
-    tokio::spawn(async move {
-        let result = commands.replicated().await.map(|()| placed).map_err(|error| {
-            tracing::debug!(%error, "a message is stored, and not known to be replicated");
-            not_replicated()
+    fn answer_one(&self, waiting: &mut Waiting, answer: &BatchAnswer, commands: Option<&Commands>) {
+        let result = answer.get(waiting.slot).map_err(|why| {
+            // For operators: a sender can do nothing with what Redis says of a key.
+            if self.may_say() {
+                tracing::warn!(why, "the backplane refused the messages of an address");
+            }
+            unavailable("the backplane refused it")
         });
-        reply.tell(&id, &to, result);
-    });
-}
+        match (result, commands) {
+            (Ok(placed), Some(_)) if waiting.replicated && answer.is_elsewhere && placed.place.cursor().is_some() => {
+                tell_waiting(waiting, Err(not_replicated()));
+            }
+            (Ok(placed), Some(commands)) if waiting.replicated && placed.place.cursor().is_some() => {
+                wait_for_replica(waiting, placed, commands.clone());
+            }
+            (result, _) => tell_waiting(waiting, result),
+        }
+    }
 
-fn tell_waiting(waiting: &mut Waiting, result: Result<Placed, SendFault>) {
-    if let Some(reply) = waiting.reply.take() {
-        reply.tell(&waiting.id, &waiting.to, result);
+    /// A Redis that is full refuses every message of every batch: one line a second says as much.
+    fn may_say(&self) -> bool {
+        let (now, mut said) = (self.clock.now(), self.said.lock());
+        let may = said.is_none_or(|last| now.since(last) >= SAY_EVERY_MS);
+        if may {
+            *said = Some(now);
+        }
+        may
     }
 }
 
@@ -348,38 +377,5 @@ fn tell(outgoing: Outgoing, result: Result<Placed, SendFault>) {
     outgoing.reply.tell(&outgoing.id, &outgoing.to, result);
 }
 
-impl Reply {
-    fn tell(self, id: &MessageId, to: &Address, result: Result<Placed, SendFault>) {
-        match self {
-            Self::Connection(mailbox) => mailbox.answer(Input::Appended { id: id.clone(), to: to.clone(), result }),
-            // A caller that went away does not wait for it.
-            Self::Api(sender) => drop(sender.send(result)),
-        }
-    }
-}
-
-fn unavailable(why: &str) -> SendFault {
-    let message = format!("nothing was stored: {why}");
-    SendFault { code: ErrorCode::Unavailable, message, retry_ms: Some(jittered(1_000)), is_final: false }
-}
-
-fn unknown() -> SendFault {
-    let message =
-        "the backplane did not answer in time; send it again with the same id, `retry` and `age_ms`".to_owned();
-    SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
-}
-
-fn not_replicated() -> SendFault {
-    let message = "it is stored, but no replica confirmed it in time; ask again with `retry` and `age_ms`".to_owned();
-    SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
-}
-
-fn overloaded() -> SendFault {
-    let message = "a queue of this node is full".to_owned();
-    SendFault { code: ErrorCode::Overloaded, message, retry_ms: Some(jittered(200)), is_final: false }
-}
-
-/// Spread, so that those who were refused together do not come back together.
-fn jittered(ms: u64) -> u64 {
-    ms / 2 + rand::random_range(0..=ms)
-}
+#[cfg(test)]
+mod tests;

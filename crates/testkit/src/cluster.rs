@@ -1,10 +1,13 @@
 //! A real Redis Cluster, three masters and three replicas, which a test may break, fail over and reshard.
 
+mod nodes;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::time::Instant;
 
+use self::nodes::{nodes, view};
 use crate::ports::free_port;
 use crate::redis::{Redis, ask};
 use crate::wait::PAUSE;
@@ -58,15 +61,6 @@ pub struct Migration {
     pub slot: u16,
     pub from: usize,
     pub to: usize,
-}
-
-/// One line of CLUSTER NODES, as far as tests need it.
-struct Line {
-    id: String,
-    flags: String,
-    master: String,
-    epoch: u64,
-    slots: Vec<(u16, u16)>,
 }
 
 impl Cluster {
@@ -351,35 +345,6 @@ fn start_server(options: ClusterOptions) -> Result<Redis> {
 fn bus_port(server: &Redis) -> Result<String> {
     let answer = server.try_cli(&["CONFIG", "GET", "cluster-port"])?;
     answer.lines().nth(1).map(str::to_owned).context("no cluster-port")
-}
-
-/// What a server says of all, in its own words.
-fn nodes(server: &Redis) -> Result<Vec<Line>> {
-    let text = ask(server.port(), &["CLUSTER", "NODES"], ANSWER_WITHIN)?;
-    Ok(text.lines().filter_map(Line::parse).collect())
-}
-
-/// Slots and their masters, sorted.
-fn view(lines: &[Line]) -> Vec<(u16, u16, String)> {
-    let mut all: Vec<(u16, u16, String)> =
-        lines.iter().flat_map(|line| line.slots.iter().map(|&(a, b)| (a, b, line.id.clone()))).collect();
-    all.sort_unstable();
-    all
-}
-
-impl Line {
-    /// `ID ADDRESS FLAGS MASTER PING PONG EPOCH LINK SLOT…`; slots on their way stand in brackets.
-    fn parse(line: &str) -> Option<Self> {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [id, _, flags, master, _, _, epoch, _, ..] = words[..] else { return None };
-        let range = |word: &str| match word.split_once('-') {
-            Some((first, last)) => Some((first.parse().ok()?, last.parse().ok()?)),
-            None => word.parse().ok().map(|slot| (slot, slot)),
-        };
-        let slots = words[8..].iter().filter_map(|word| range(word)).collect();
-        let (id, flags, master) = (id.to_owned(), flags.to_owned(), master.to_owned());
-        Some(Self { id, flags, master, epoch: epoch.parse().ok()?, slots })
-    }
 }
 
 #[cfg(test)]

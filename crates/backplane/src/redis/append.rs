@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use delivery::{Kind, Limits, NewMessage, Place, Placed};
 use fred::types::Value;
+use protocol::limits::NUMBER_MAX;
 use protocol::node::ENTRY_PLAIN;
 use protocol::{Cursor, Epoch, NodeId, Stamp};
 
@@ -54,6 +55,7 @@ fn heads(messages: &[NewMessage]) -> Bytes {
                 (Kind::Ephemeral, _) => b'e',
                 (Kind::Durable, None) => b'd',
                 (Kind::Durable, Some(_)) => b'r',
+                (Kind::Late, _) => b'l',
             });
             heads.put_u64(one.tag.0);
             heads.put_u64(one.search_us.unwrap_or_default());
@@ -82,11 +84,11 @@ fn publish_command(layout: Layout) -> &'static str {
 /// Reads the reply; also what Redis' clock said.
 pub(super) fn answer(batch: &Batch, mut reply: Bytes) -> Result<(BatchResult, Option<u64>), BackplaneError> {
     let is_new = match reply.try_get_u8() {
-        Ok(b'S') => return Ok((BatchResult::Stale, reply.try_get_u64().ok())),
+        Ok(b'S') => return Ok((BatchResult::Stale, clock(&mut reply))),
         Ok(kind @ (b'R' | b'P')) => kind == b'R',
         _ => return Err(odd()),
     };
-    let now_us = reply.try_get_u64().map_err(|_| odd())?;
+    let now_us = clock(&mut reply).ok_or_else(odd)?;
     let mut groups = Vec::with_capacity(batch.groups.len());
     // The stamp of what was stored is not said: it is the time and the place in the batch.
     let mut stamp = now_us;
@@ -100,6 +102,11 @@ pub(super) fn answer(batch: &Batch, mut reply: Bytes) -> Result<(BatchResult, Op
         receivers.push(one_receiver(&mut reply).ok_or_else(odd)?);
     }
     Ok((BatchResult::Answered(BatchAnswer { groups, receivers, is_elsewhere: false }), is_new.then_some(now_us)))
+}
+
+/// What Redis' clock said, which is reckoned with.
+fn clock(reply: &mut Bytes) -> Option<u64> {
+    reply.try_get_u64().ok().filter(|us| *us < NUMBER_MAX)
 }
 
 fn one_group(reply: &mut Bytes, count: usize, first: u64) -> Option<Result<Vec<Placed>, String>> {

@@ -9,7 +9,8 @@ use routing::Lane;
 
 use crate::api::{Batch, Group};
 
-/// How far back a message is searched for that may have been stored by the asking before: past its deadline.
+/// How much further back than its deadline, beside what a retry asks for, a message is searched for that may have been
+/// stored by an asking before: further than the first asking was before it.
 const SEARCH_US: u64 = 10_000_000;
 
 /// How the newest batch of each lane was asked. A ledger is of one master, and a batch that was asked record by record has
@@ -51,12 +52,16 @@ impl Askings {
     }
 }
 
-/// A message of a batch that is asked record by record; `None`: not again.
-pub(super) fn as_asked(one: &NewMessage, asking: Asking) -> Option<NewMessage> {
+/// A message of a batch that is asked record by record; `None`: not again. `overdue_us`: how long its deadline has passed,
+/// which may be as long as nobody was there to ask.
+pub(super) fn as_asked(one: &NewMessage, asking: Asking, overdue_us: u64) -> Option<NewMessage> {
+    let reach_us = one.search_us.unwrap_or(0).saturating_add(SEARCH_US).saturating_add(overdue_us);
     match one.kind {
         Kind::Ephemeral => (!asking.is_repeated).then(|| one.clone()),
-        Kind::Durable if !asking.is_repeated => Some(one.clone()),
-        Kind::Durable => Some(NewMessage { search_us: Some(one.search_us.unwrap_or(0).max(SEARCH_US)), ..one.clone() }),
+        Kind::Durable | Kind::Late if !asking.is_repeated => Some(one.clone()),
+        Kind::Durable | Kind::Late => {
+            Some(NewMessage { kind: Kind::Durable, search_us: Some(reach_us), ..one.clone() })
+        }
     }
 }
 
@@ -70,7 +75,7 @@ pub(super) fn with_published(whole: &Group, placed: Vec<Placed>, now_us: u64) ->
     let mut placed = placed.into_iter();
     let one = |one: &NewMessage| match one.kind {
         Kind::Ephemeral => Some(published),
-        Kind::Durable => placed.next(),
+        Kind::Durable | Kind::Late => placed.next(),
     };
     whole.messages.iter().filter_map(one).collect()
 }
@@ -98,12 +103,13 @@ mod tests {
         let askings = Askings::default();
         let first = askings.begin(&batch);
         assert_eq!((first.is_repeated, first.is_moving), (false, false));
-        assert!(batch.groups[0].messages.iter().all(|one| as_asked(one, first).as_ref() == Some(one)));
+        assert!(batch.groups[0].messages.iter().all(|one| as_asked(one, first, 0).as_ref() == Some(one)));
         askings.moves(&batch);
         let again = askings.begin(&batch);
         assert_eq!((again.is_repeated, again.is_moving), (true, true));
-        assert_eq!(as_asked(&message(Kind::Ephemeral), again), None);
-        assert_eq!(as_asked(&message(Kind::Durable), again).and_then(|one| one.search_us), Some(SEARCH_US));
+        assert_eq!(as_asked(&message(Kind::Ephemeral), again, 0), None);
+        let searched = |overdue_us| as_asked(&message(Kind::Durable), again, overdue_us).and_then(|one| one.search_us);
+        assert_eq!((searched(0), searched(60_000_000)), (Some(SEARCH_US), Some(SEARCH_US + 60_000_000)));
         let found = Placed { place: Place::Unprovable, at: Stamp(0).at(), online: true };
         let places = with_published(&batch.groups[0], vec![found], 5).into_iter().map(|one| one.place);
         assert_eq!(places.collect::<Vec<_>>(), [Place::Published, Place::Unprovable]);

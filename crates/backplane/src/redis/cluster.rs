@@ -72,16 +72,21 @@ struct Claim {
     slots: Vec<(u16, u16)>,
 }
 
-/// Reads `CLUSTER NODES`: the masters with their slots, and the addresses of all servers. `asked` stands for a server that
-/// does not know its own address yet.
+/// Reads `CLUSTER NODES`: the masters with their slots, and the addresses of all servers. `asked` stands for the server that
+/// answers, where it does not know its own address yet.
 fn read_nodes(text: &str, asked: &str) -> (Vec<Claim>, Vec<String>) {
     let (mut claims, mut addresses) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let fields: Vec<&str> = line.split(' ').collect();
         let [_, place, flags, _, _, _, epoch, _, slots @ ..] = &fields[..] else { continue };
         let address = place.split(['@', ',']).next().unwrap_or_default();
-        let address = if address.starts_with(':') { asked } else { address };
         let flags: Vec<&str> = flags.split(',').collect();
+        // An address of IPv6 may begin with a colon.
+        let address = match address.rsplit_once(':') {
+            Some((host, _)) if !host.is_empty() => address,
+            _ if flags.contains(&"myself") => asked,
+            _ => continue,
+        };
         if flags.contains(&"noaddr") || address.is_empty() {
             continue;
         }
@@ -105,8 +110,9 @@ pub(super) fn masters(nodes: &str) -> BTreeSet<String> {
     read_nodes(nodes, "").0.into_iter().map(|claim| claim.address).collect()
 }
 
-struct Asked {
-    client: Client,
+/// A connection for single questions; it ends when nobody keeps it and nobody asks it any more.
+pub(super) struct Asked {
+    pub(super) client: Client,
     task: ConnectHandle,
 }
 
@@ -181,30 +187,21 @@ impl Map {
     ///
     /// # Errors
     /// It cannot be reached.
-    pub(super) async fn client(&self, address: &str) -> Result<Client, BackplaneError> {
-        if let Some(client) = self.held(address) {
-            return Ok(client);
+    pub(super) async fn client(&self, address: &str) -> Result<Arc<Asked>, BackplaneError> {
+        if let Some(held) = self.clients.lock().get(address).filter(|held| !held.task.is_finished()) {
+            return Ok(held.clone());
         }
         let connected = timeout(ASK_WITHIN, connect::connect(&self.settings, self.server(address)?, 32)).await;
         let late = |_| BackplaneError::NotRun("no connection in time".to_owned());
         let (client, task) = connected.map_err(late)??;
-        let asked = Arc::new(Asked { client: client.clone(), task });
-        // Somebody else was faster: what he asks must not end with his connection.
-        if let Some(client) = self.held(address) {
-            return Ok(client);
-        }
-        self.clients.lock().insert(address.to_owned(), asked);
-        Ok(client)
-    }
-
-    fn held(&self, address: &str) -> Option<Client> {
-        let clients = self.clients.lock();
-        clients.get(address).filter(|held| !held.task.is_finished()).map(|held| held.client.clone())
+        let asked = Arc::new(Asked { client, task });
+        self.clients.lock().insert(address.to_owned(), asked.clone());
+        Ok(asked)
     }
 
     async fn ask(&self, address: &str) -> Result<(Vec<Claim>, Vec<String>), BackplaneError> {
-        let client = self.client(address).await?;
-        let answered = timeout(ASK_WITHIN, connect::ask(&client, "CLUSTER", vec!["NODES"])).await;
+        let asked = self.client(address).await?;
+        let answered = timeout(ASK_WITHIN, connect::ask(&asked.client, "CLUSTER", vec!["NODES"])).await;
         let late = |_| BackplaneError::NotRun("no answer in time".to_owned());
         match answered.map_err(late).flatten() {
             Ok(answer) => Ok(read_nodes(&String::from_utf8_lossy(&bytes_of(answer)), address)),
@@ -294,6 +291,11 @@ mod tests {
         e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca :0@0 myself,master - 0 0 1 connected 0-5459 5460\n\
         aa d ee\n";
 
+    const IPV6: &str = "\
+        07c37dfeb235213a872192d90877d0cd55635b91 ::1:30004@31004 master - 0 1426238317239 4 connected 0-99\n\
+        67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1 :30002@31002 master - 0 1426238316232 2 connected 100-199\n\
+        e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca fd00::1:30001@31001 myself,master - 0 0 1 connected 200-299\n";
+
     #[test]
     fn masters_and_their_slots_are_read_and_the_failed_are_not_believed() {
         let (claims, addresses) = read_nodes(NODES, "127.0.0.1:30001");
@@ -307,6 +309,15 @@ mod tests {
             [claim("127.0.0.1:30002", 2, &[(5461, 10922)]), claim("127.0.0.1:30001", 1, &[(0, 5459), (5460, 5460)])]
         );
         assert_eq!(addresses.len(), 4);
+    }
+
+    /// `::1` was taken for no address, and its slots for those of the server that was asked.
+    #[test]
+    fn an_address_that_begins_with_a_colon_is_one_and_only_the_asked_server_may_have_none() {
+        let (claims, addresses) = read_nodes(IPV6, "fd00::1:30001");
+        assert_eq!(addresses, ["::1:30004", "fd00::1:30001"]);
+        let claimed = claims.iter().map(|claim| (claim.address.as_str(), claim.slots[0].0)).collect::<Vec<_>>();
+        assert_eq!(claimed, [("::1:30004", 0), ("fd00::1:30001", 200)]);
     }
 
     /// An old master that lost its majority claims its slots until it hears of the new one.

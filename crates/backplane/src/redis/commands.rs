@@ -340,7 +340,7 @@ impl Log for RedisCommands {
                 ),
                 answer => items_of(answer?),
             };
-            answers.into_iter().next().map_or(Ok(None), requests::attached)
+            requests::attached(answers.into_iter().next().unwrap_or(Value::Null))
         })
     }
 

@@ -8,6 +8,7 @@ use fred::clients::Client;
 use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::config::{Config, TcpConfig};
 use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
+use protocol::limits::NUMBER_MAX;
 use routing::{Layout, SlotGroup};
 use tokio::time::timeout;
 
@@ -121,7 +122,8 @@ async fn time_us(client: &Client) -> Result<u64, BackplaneError> {
     let parts: Vec<u64> =
         items_of(ask(client, "TIME", vec![]).await?).into_iter().filter_map(|v| v.convert().ok()).collect();
     match parts[..] {
-        [seconds, micros] => Ok(seconds * 1_000_000 + micros),
+        // A clock is reckoned with: it has to be far from where numbers end.
+        [seconds, micros] if seconds < NUMBER_MAX / 1_000_000 => Ok(seconds * 1_000_000 + micros.min(999_999)),
         _ => Err(BackplaneError::NotRun("TIME has another form".to_owned())),
     }
 }
@@ -214,15 +216,10 @@ pub(super) async fn open(
     target: Target,
 ) -> Result<(RedisCommands, RedisSubscription), BackplaneError> {
     // Both on the same server.
-    let commands = connect(settings, target.config.clone(), 32).await?;
-    let subscriber = match connect(settings, target.config.clone(), MESSAGES_MAX).await {
-        Ok(subscriber) => subscriber,
-        Err(error) => {
-            commands.1.abort();
-            return Err(error);
-        }
-    };
-    prepare((settings, scripts), target, commands, subscriber).await.map_err(not_run)
+    let (client, task) = connect(settings, target.config.clone(), 32).await?;
+    let task = Unfinished(Some(task));
+    let subscriber = connect(settings, target.config.clone(), MESSAGES_MAX).await?;
+    prepare((settings, scripts), target, (client, task.finish()?), subscriber).await.map_err(not_run)
 }
 
 async fn prepare(

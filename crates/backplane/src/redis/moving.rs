@@ -1,8 +1,9 @@
 //! While a slot is on its way from one master to another: each key is on one of the two, and a script runs only where
 //! it finds all of its keys. So records are asked one by one, with nothing but meta and inbox: here, or where ASK says.
 //!
-//! TRYAGAIN means that nothing was executed. Rule: docs/delivery.md, Channels.
+//! TRYAGAIN means that nothing was executed. Rule: docs/delivery.md, A Cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use protocol::{Bundle, Cursor, Entry, Envelope, Ephemeral, Epoch, Live, Stamp};
 use tokio::time::{Instant, sleep};
 
 use super::askings::{Asking, as_asked, with_published};
+use super::cluster::Asked;
 use super::commands::RedisCommands;
 use super::scripts::{Script, bytes_of, classify};
 use super::{append, requests};
@@ -77,14 +79,15 @@ impl RedisCommands {
                 Some(Redirect::TryAgain) => {}
                 Some(Redirect::Ask(address)) => {
                     let there = self.there(&address).await?;
-                    match run_asking(&there, script, keys.clone(), args.clone()).await {
+                    let there = &there.client;
+                    match run_asking(there, script, keys.clone(), args.clone()).await {
                         Ok(answer) => return Ok((answer, true)),
                         // It sends us back: only one of the two was told that the slot is on its way.
                         Err(BackplaneError::Elsewhere(_)) => {}
                         Err(error) if redirect(&error).is_none() => return Err(error),
                         Err(_) => match &absent {
-                            Absent::Begin(of, epoch) => self.begin_record(&there, of, *epoch).await?,
-                            Absent::Say(answer) if self.is_nowhere(&there, &keys[0]).await? => {
+                            Absent::Begin(of, epoch) => self.begin_record(there, of, *epoch).await?,
+                            Absent::Say(answer) if self.is_nowhere(there, &keys[0]).await? => {
                                 return Ok((answer.clone(), true));
                             }
                             Absent::Say(_) | Absent::Run => {}
@@ -99,7 +102,7 @@ impl RedisCommands {
         }
     }
 
-    async fn there(&self, address: &str) -> Result<Client, BackplaneError> {
+    async fn there(&self, address: &str) -> Result<Arc<Asked>, BackplaneError> {
         match &self.map {
             Some(map) => map.client(address).await,
             None => Err(BackplaneError::NotRun("sent elsewhere by a Redis that is no cluster".to_owned())),
@@ -134,14 +137,15 @@ impl RedisCommands {
     }
 
     /// Appends address by address, without the ledger. Asked again, every message is a retry, for it may have been stored
-    /// by an asking before, and ephemeral ones are not published again.
+    /// by an asking before, and ephemeral ones are not published again. Then nobody may be told that it was not stored.
     pub(super) async fn append_moving(&self, batch: &Batch, asking: Asking) -> Result<BatchResult, BackplaneError> {
         if let Some(map) = &self.map {
             map.askings.moves(batch);
         }
         let (mut groups, mut is_elsewhere) = (Vec::with_capacity(batch.groups.len()), false);
         for whole in &batch.groups {
-            let messages = whole.messages.iter().filter_map(|one| as_asked(one, asking)).collect::<Vec<_>>();
+            let overdue_us = self.clock.now_us().saturating_sub(batch.deadline_us);
+            let messages = whole.messages.iter().filter_map(|m| as_asked(m, asking, overdue_us)).collect::<Vec<_>>();
             if messages.is_empty() {
                 groups.push(Ok(with_published(whole, Vec::new(), self.clock.now_us())));
                 continue;
@@ -149,7 +153,7 @@ impl RedisCommands {
             let group = Group { messages, ..whole.clone() };
             // A deadline of its own: a copy of it that comes later than the search reaches would store it again.
             let deadline_us = self.clock.now_us() + 2 * micros(self.settings.command_timeout);
-            let one = Batch { number: None, deadline_us, groups: vec![group], ..batch.clone() };
+            let one = Batch { lane: batch.lane, number: None, deadline_us, epoch: batch.epoch, groups: vec![group] };
             let (mut keys, args) = append::call(&self.settings, &one);
             // Ledger, meta, inbox, cursors: the first is not touched, and the last only has its expiry moved.
             keys[0] = keys[1].clone();
@@ -175,6 +179,7 @@ impl RedisCommands {
                 Err(BackplaneError::Unknown(why)) => return Err(BackplaneError::Unknown(why)),
                 // Arrived meanwhile: all of it goes there, as long as nothing of it has run.
                 Err(BackplaneError::Elsewhere(why)) if groups.is_empty() => return Err(BackplaneError::Elsewhere(why)),
+                Err(error) if asking.is_repeated => return Err(BackplaneError::Unknown(error.to_string())),
                 Err(error) => groups.push(Err(error.to_string())),
             }
         }
@@ -226,7 +231,7 @@ impl RedisCommands {
         keys[2] = keys[0].clone();
         let absent = Absent::Begin(&request.of, request.epoch);
         let answer = self.run_moving(&self.scripts.attach, (keys, args), absent).await?.0;
-        // Only for cleaning up after a crash: a later verify writes it as well.
+        // Only for cleaning up after a crash: where it fails, the next generation's attach writes it.
         let _ = self.client.sadd::<Value, _, _>(located, request.of.as_str()).await;
         Ok(answer)
     }

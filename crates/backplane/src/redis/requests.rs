@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use delivery::{Attached, Reason, Standing, Start, Verified};
 use fred::types::Value;
 use protocol::client::From;
-use protocol::limits::{HISTORY_BYTES_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX};
+use protocol::limits::{HISTORY_BYTES_MAX, NUMBER_MAX, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX};
 use protocol::{ConnectionId, Cursor, Epoch, NodeId, Page, Stamp, Text};
 
 use super::RedisSettings;
@@ -105,11 +105,16 @@ fn attached_head(head: &mut Bytes) -> Option<(Start, Cursor, u64, bool, bool)> {
     };
     let mut epoch = Epoch::default();
     head.try_copy_to_slice(&mut epoch.0).ok()?;
-    let seq = head.try_get_u64().ok()?;
+    let seq = seq_of(head)?;
     let stamp = Stamp(head.try_get_u64().ok()?);
-    let head_seq = head.try_get_u64().ok()?;
+    let head_seq = seq_of(head)?;
     let (more, routed) = (head.try_get_u8().ok()? != 0, head.try_get_u8().ok()? != 0);
     Some((start, Cursor { epoch, seq, stamp }, head_seq, more, routed))
+}
+
+/// A number is counted on from: it has to be far from where numbers end.
+fn seq_of(head: &mut Bytes) -> Option<u64> {
+    head.try_get_u64().ok().filter(|seq| *seq < NUMBER_MAX)
 }
 
 fn reason(code: u8) -> Option<Reason> {
@@ -196,7 +201,7 @@ pub(super) fn history(answer: Value) -> Result<(Page, bool), HistoryError> {
     let parsed = (|| {
         let mut epoch = Epoch::default();
         head.try_copy_to_slice(&mut epoch.0).ok()?;
-        let seq = head.try_get_u64().ok()?;
+        let seq = seq_of(&mut head)?;
         let stamp = Stamp(head.try_get_u64().ok()?);
         let more = head.try_get_u8().ok()? != 0;
         Some((Page::decode(Cursor { epoch, seq, stamp }, &rows, false), more))
@@ -221,4 +226,25 @@ pub(super) fn gone() -> Value {
 /// What a script caught: nothing was written for that address.
 pub(super) fn refused(why: &[u8]) -> BackplaneError {
     BackplaneError::NotRun(String::from_utf8_lossy(why).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meta that somebody else wrote may say anything.
+    #[test]
+    fn a_number_behind_the_last_is_another_form() {
+        let answer = |seq: u64| {
+            let mut head = BytesMut::from(&b"A\0\0"[..]);
+            head.put_u64(0);
+            head.put_slice(b"an epoch");
+            [seq, 7, seq].into_iter().for_each(|number| head.put_u64(number));
+            head.put_slice(&[0, 1]);
+            Value::Array(vec![Value::Bytes(head.freeze()), text("no entry")])
+        };
+        assert!(matches!(attached(answer(5)), Ok(Some(attached)) if attached.page.end.seq == 6));
+        assert!(matches!(attached(answer(u64::MAX)), Err(BackplaneError::Unknown(_))));
+        assert!(attached(Value::Null).is_err(), "nothing is not `no record`");
+    }
 }

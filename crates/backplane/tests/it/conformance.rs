@@ -142,7 +142,10 @@ impl World {
             let mut one = message(&format!("m{}", rng.random_range(0..30)));
             match rng.random_range(0..8) {
                 0 => one.kind = Kind::Ephemeral,
-                1 | 2 => one.search_us = Some([70_000_000, 3_000, 0][rng.random_range(0..3)]),
+                what @ 1..=3 => {
+                    one.search_us = Some([70_000_000, 3_000, 0][rng.random_range(0..3)]);
+                    one.kind = if what == 3 { Kind::Late } else { Kind::Durable };
+                }
                 _ => {}
             }
             let (of, epoch) = (self.address(rng), self.epoch());
@@ -362,7 +365,9 @@ fn batch_items(items: &[(Item, Vec<NodeId>)]) -> usize {
 fn item(record: &Text, row: &record::LiveRow) -> Item {
     let envelope = std::sync::Arc::new(Envelope::decode(&row.stored.envelope).unwrap());
     let live = match row.kind {
-        Kind::Durable => Live::Entry(Entry { cursor: row.cursor, link: row.link, tag: row.stored.tag, envelope }),
+        Kind::Durable | Kind::Late => {
+            Live::Entry(Entry { cursor: row.cursor, link: row.link, tag: row.stored.tag, envelope })
+        }
         Kind::Ephemeral => Live::Ephemeral(Ephemeral { at: row.stored.stamp.at(), envelope }),
     };
     Item { record: record.clone(), version: 0, live }

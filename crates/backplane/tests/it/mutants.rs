@@ -257,10 +257,21 @@ async fn mutant_search_without_a_bound() {
 
 #[tokio::test]
 async fn mutant_no_retry_mark() {
-    caught(APPEND, &[("if one.search then m.t = now end", "")], async |_, generation| {
+    caught(APPEND, &[("if one.is_retry then m.t = now end", "")], async |_, generation| {
         places(generation, &[message("m0")]).await;
         places(generation, &[retry("m1")]).await;
         matches!(places(generation, &[message("m1")]).await[..], [Place::Found(_)])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn mutant_late_first_try_not_searched() {
+    let late = |id| NewMessage { kind: Kind::Late, search_us: Some(60_000_000), ..message(id) };
+    let edit = ("local search = (kind == 'r' or kind == 'l') and", "local search = kind == 'r' and");
+    caught(APPEND, &[edit], async |_, generation| {
+        places(generation, &[message("m1")]).await;
+        matches!(places(generation, &[late("m1")]).await[..], [Place::Found(_)])
     })
     .await;
 }

@@ -49,6 +49,25 @@ fn attach(of: &str, reg: u64, cursors: Vec<Option<Cursor>>) -> AttachRequest {
     AttachRequest { of: Text::from(of), epoch: epoch(&format!("{of}{reg}")), request }
 }
 
+/// A node stops, or a master has no slots any more, while its generation is being opened: one connection stayed for ever.
+#[tokio::test]
+async fn an_opening_that_is_dropped_leaves_no_connection() {
+    let redis = Redis::start().unwrap();
+    let backplane = RedisBackplane::new(redis_settings(redis.url(), "sb", LIMITS)).unwrap();
+    let mut dropped = 0;
+    for step in 0..150 {
+        let opening = tokio::time::timeout(Duration::from_micros(step * 40), open(&backplane)).await;
+        dropped += usize::from(opening.is_err());
+    }
+    assert!(dropped > 20, "the fault bit");
+    let own = |clients: String| clients.lines().filter(|line| !line.contains("cmd=client|list")).count();
+    testkit::eventually("no connection is left", Duration::from_secs(5), async || {
+        (own(redis.cli(&["CLIENT", "LIST"])) == 0).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
 /// A batch that the node gave up on can still lie in a socket and arrive after its successor: it was stored twice before
 /// there was a ledger.
 #[tokio::test]

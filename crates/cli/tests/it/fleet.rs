@@ -61,3 +61,18 @@ async fn a_location_of_a_node_that_nobody_counts_is_removed_by_who_publishes_to_
     ensure!(n > 1, "the first one was published to the dead node");
     Ok(())
 }
+
+/// A key that something else left behind: nobody would have said that deaths are not seen any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_count_itself_serves_and_says_so_once() -> Result<()> {
+    let redis = tokio::task::spawn_blocking(Redis::start).await??;
+    redis.cli(&["SADD", "sb:nodes", "left-over"]);
+    let node = Node::start(options(&redis, "a", &[])).await?;
+    let complaints = || node.log().since(0).matches("this node cannot count itself").count();
+    testkit::eventually("a line", Duration::from_secs(5), async || (complaints() > 0).then_some(())).await?;
+    // Past the next heartbeat.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    ensure!(complaints() == 1, "{} lines", complaints());
+    ensure!(node.get("/readyz").await.is_ok_and(|r| r.status() == 200));
+    Ok(())
+}

@@ -169,8 +169,12 @@ fn a_trimmed_cursor_is_told_exactly_how_many_were_lost() {
 fn a_send_is_answered_once_with_its_place_or_with_what_to_do() {
     let mut bob = Harness::open(settings(), 0);
     bob.say(r#"{"type":"send","id":"1","to":"user:alice","body":{"x":1}}"#);
-    let Request::Append { message: Message { id, to, from, body, .. }, retry_age_ms: None, replicated: false } =
-        bob.asked()
+    let Request::Append {
+        message: Message { id, to, from, body, .. },
+        retry_age_ms: None,
+        late_ms: None,
+        replicated: false,
+    } = bob.asked()
     else {
         panic!()
     };

@@ -72,7 +72,7 @@ pub fn append(
                 let link = record.end().stamp;
                 record.bytes += size(&stored);
                 record.entries.push_back(stored.clone());
-                retried |= message.search_us.is_some();
+                retried |= is_retry(message);
                 appended.live.push(LiveRow { kind: Kind::Durable, cursor: record.end(), link, stored });
                 (Place::Stored(record.end()), stamp.at())
             }
@@ -112,26 +112,31 @@ fn plan(record: Option<&Record>, now_us: u64, messages: &[NewMessage], limits: &
             plans.push(Plan::Publish);
             continue;
         }
-        let is_retry = message.search_us.is_some();
-        if let Some(&(earlier, earlier_is_retry)) = before.get(&message.tag.0)
-            && (is_retry || earlier_is_retry || young)
+        let is_searched = message.search_us.is_some();
+        if let Some(&(earlier, earlier_is_searched)) = before.get(&message.tag.0)
+            && (is_searched || earlier_is_searched || young)
         {
             plans.push(Plan::Same(earlier));
             continue;
         }
-        before.insert(message.tag.0, (index, is_retry));
+        before.insert(message.tag.0, (index, is_searched));
         let window = message.search_us.or(young.then_some(limits.retry_young_us));
         plans.push(match (record, window) {
             (Some(record), Some(window)) => match record.search(message, now_us.saturating_sub(window)) {
                 Search::Found(cursor) => Plan::Found(cursor),
                 // A first try that is looked for only because of somebody's retry is not refused for a deep inbox.
-                Search::Bound if is_retry => Plan::Unprovable,
+                Search::Bound if is_retry(message) => Plan::Unprovable,
                 Search::Bound | Search::Absent => Plan::Store,
             },
             _ => Plan::Store,
         });
     }
     plans
+}
+
+/// Its sender says that it was tried before.
+fn is_retry(message: &NewMessage) -> bool {
+    message.search_us.is_some() && message.kind != Kind::Late
 }
 
 enum Search {

@@ -98,6 +98,18 @@ fn a_retry_that_the_bound_of_the_search_cannot_rule_out_is_not_stored() {
     assert!(matches!(store(&mut record, now + 10, &[narrow])[..], [Place::Stored(_)]), "older than the window");
 }
 
+/// A network stood still; the sender tried again through another node, which stored it; long after the mark that retries
+/// leave the first try arrived, and was stored a second time.
+#[test]
+fn a_first_try_that_comes_late_is_looked_for_and_not_refused_for_a_deep_inbox() {
+    let (mut record, now) = filled(1..=8);
+    let late = |n| NewMessage { kind: Kind::Late, search_us: Some(60_000_000), ..message(n) };
+    let now = now + 20_000_000;
+    assert!(matches!(store(&mut record, now, &[late(8)])[..], [Place::Found(_)]));
+    assert!(matches!(store(&mut record, now, &[late(9)])[..], [Place::Stored(_)]), "the bound does not refuse it");
+    assert_eq!(record.as_ref().unwrap().retry_mark_us, 0, "it is no retry");
+}
+
 #[test]
 fn what_is_trimmed_leaves_a_base_and_the_lost_are_counted_exactly() {
     let (record, _) = filled(1..=5);

@@ -264,6 +264,9 @@ impl Sender {
         if let Some(pending) = self.pending.remove(&count) {
             self.shared.recorder.record(What::Acked { message: self.no(count), level: pending.level });
             self.shared.counts.acked.fetch_add(1, Ordering::Relaxed);
+            if pending.recipient == 0 {
+                self.shared.counts.acked_first.fetch_add(1, Ordering::Relaxed);
+            }
             if pending.level == Level::Replicated {
                 self.shared.counts.acked_replicated.fetch_add(1, Ordering::Relaxed);
             }

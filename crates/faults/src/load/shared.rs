@@ -60,6 +60,8 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) acked: AtomicU64,
+    /// Those to recipient 0.
+    pub(crate) acked_first: AtomicU64,
     pub(crate) acked_replicated: AtomicU64,
     pub(crate) replicated_unknown: AtomicU64,
     pub(crate) delivered: AtomicU64,

@@ -21,7 +21,7 @@ const SLICE_BYTES: usize = 20;
 const IMPATIENT_MS: u64 = 2_000;
 
 /// After a storm: clients wait for 2 s at most between their tries.
-const BACK_WITHIN: Duration = Duration::from_secs(20);
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Fault 21.
 pub(super) async fn double_location(stage: &Stage, hold: Duration) -> Result<String> {

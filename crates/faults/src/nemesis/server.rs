@@ -11,7 +11,13 @@ use super::Stage;
 use crate::world::servers::{config, info_number, info_text};
 
 /// What a power failure takes from the end of the file: less than one second of load.
-const CUT_BYTES: u64 = 8 * 1024;
+const CUT_BYTES: usize = 8 * 1024;
+
+/// Beside other faults little is appended: more is cut off then.
+const CUT_MESSAGES: usize = 10;
+
+/// As the file says it.
+const APPEND: &[u8] = b"RPUSHX\r\n";
 
 pub(super) fn run_id(server: &Redis) -> Result<String> {
     info_text(server, "server", "run_id")
@@ -36,7 +42,7 @@ pub(super) async fn killed(stage: &Stage, hold: Duration) -> Result<String> {
 pub(super) async fn cut_tail(stage: &Stage) -> Result<String> {
     let n = stage.some_master()?;
     let asked_again = stage.node_sum("switchboard_appended_again_total").await;
-    let cut = stage.servers(|servers| {
+    let (cut, messages) = stage.servers(|servers| {
         servers.all()[n].kill();
         let cut = cut_file(&servers.all()[n])?;
         servers.get_mut(n).restart()?;
@@ -45,22 +51,30 @@ pub(super) async fn cut_tail(stage: &Stage) -> Result<String> {
     stage.wait_well()?;
     sleep(Duration::from_secs(3)).await;
     let again = stage.node_sum("switchboard_appended_again_total").await - asked_again;
-    ensure!(again > 0.0, "{cut} bytes were cut off, and the nodes had nothing to append again");
-    Ok(format!("{cut} bytes cut off, {again} messages appended again"))
+    ensure!(messages > 0, "{cut} bytes were cut off, and no message was in them");
+    Ok(format!("{cut} bytes with {messages} appends cut off, {again} messages appended again"))
 }
 
-fn cut_file(server: &Redis) -> Result<u64> {
+/// Cuts the end of the file off, so far back that messages are in it; gives bytes and messages.
+fn cut_file(server: &Redis) -> Result<(u64, usize)> {
     for file in std::fs::read_dir(server.directory().join("appendonlydir"))? {
         let path = file?.path();
         if path.to_string_lossy().ends_with(".incr.aof") {
-            let file = std::fs::OpenOptions::new().write(true).open(&path)?;
-            let length = file.metadata()?.len();
-            let cut = CUT_BYTES.min(length / 2);
-            file.set_len(length - cut)?;
-            return Ok(cut);
+            let bytes = std::fs::read(&path)?;
+            let mut at = bytes.len().saturating_sub(CUT_BYTES);
+            while appends(&bytes[at..]) < CUT_MESSAGES && at > 0 {
+                at = at.saturating_sub(CUT_BYTES);
+            }
+            std::fs::OpenOptions::new().write(true).open(&path)?.set_len(at as u64)?;
+            return Ok(((bytes.len() - at) as u64, appends(&bytes[at..])));
         }
     }
     anyhow::bail!("no append-only file")
+}
+
+/// Commands that put entries into inboxes.
+fn appends(file: &[u8]) -> usize {
+    file.windows(APPEND.len()).filter(|window| *window == APPEND).count()
 }
 
 /// Fault 8.

@@ -88,7 +88,7 @@ const fn not_here(number: u8, name: &'static str, why: &'static str) -> Fault {
 #[rustfmt::skip]
 pub(crate) const FAULTS: &[Fault] = &[
     row(1, "redis killed and restarted", EVERYWHERE, NOWHERE, &[Redis], 3, EVERYWHERE, "SIGKILL of a master and the same files again; with sentinels or a cluster at once, before anybody fails over"),
-    row(2, "append-only file cut", EVERYWHERE, EVERYWHERE, &[Redis], 1, &[Single], "SIGKILL of a master, the last 8 KiB of its file cut off, start; no failover in between, so that a replica forgets the same. In a schedule on a single Redis only: beside the death of a node it takes what was `replicated`"),
+    row(2, "append-only file cut", EVERYWHERE, EVERYWHERE, &[Redis], 1, &[Single], "SIGKILL of a master, the last 8 KiB of its file cut off, or so much that messages are in it, start; no failover in between, so that a replica forgets the same. In a schedule on a single Redis only: beside the death of a node it takes what was `replicated`"),
     row(3, "failover with a lost tail", REPLICATED, REPLICATED, &[Redis], 2, REPLICATED, "the replica may not synchronise (ACL), messages are stored, the master is killed, the replica takes over. Needs a replica"),
     row(4, "replication stalled", REPLICATED, NOWHERE, &[Redis], 6, REPLICATED, "SIGSTOP of every replica: nothing may be answered `replicated`. Needs a replica"),
     row(5, "too few replicas to write", EVERYWHERE, NOWHERE, &[Redis], 4, EVERYWHERE, "min-replicas-to-write above what there is: NOREPLICAS"),

@@ -66,21 +66,3 @@ fn message(entry: &Bytes) -> Result<MessageNo> {
     let (sender, count) = envelope.id.split_once(':').context("an id of somebody else")?;
     Ok(MessageNo { sender: sender.parse()?, count: count.parse()? })
 }
-
-/// The number of the newest message of a recipient; 0 while he has none.
-///
-/// # Errors
-/// As [`dump`].
-pub(crate) fn end_of(servers: &Servers, recipient: u32) -> Result<u64> {
-    for master in servers.masters()? {
-        let server = &servers.all()[master];
-        let keys = server.try_cli(&["KEYS", &format!("sb:*:i:user:r{recipient}")])?;
-        if let Some(key) = keys.lines().find(|key| !key.is_empty()) {
-            let length: u64 = server.try_cli(&["LLEN", key])?.parse()?;
-            let meta = server.try_bytes(&["GET", &key.replacen(":i:", ":m:", 1)])?.pop().unwrap_or_default();
-            let base = meta.get(9..17).and_then(|raw| raw.try_into().ok()).map_or(0, u64::from_be_bytes);
-            return Ok(base + length.saturating_sub(1));
-        }
-    }
-    Ok(0)
-}

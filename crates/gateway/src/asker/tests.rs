@@ -1,6 +1,6 @@
 //! The queue with masters that hang, that lost their slots, and that come back: every asker is answered, once.
 
-mod fake;
+pub(crate) mod fake;
 
 use std::task::{Context, Waker};
 
@@ -42,7 +42,7 @@ impl Bed {
 
     /// A generation of these slot groups.
     fn begin(&self, groups: impl IntoIterator<Item = SlotGroup>, mode: Mode) -> (Arc<Fake>, Commands) {
-        let fake = Fake::new(groups, mode);
+        let fake = Arc::new(Fake::of(groups, mode));
         let commands: Commands = fake.clone();
         self.current.set(&commands);
         (fake, commands)

@@ -44,8 +44,14 @@ impl Desk {
                 let request = VerifyRequest { of: record, registration, cursor };
                 node.asker.verify(request, self.who(of));
             }
-            Request::Append { message, retry_age_ms, replicated } => {
-                self.send(node, message, Kind::Durable, retry_age_ms, replicated);
+            Request::Append { message, retry_age_ms, late_ms, replicated } => {
+                let (kind, age_ms) = match (retry_age_ms, late_ms) {
+                    // Its age is what it was when it was written.
+                    (Some(age), late) => (Kind::Durable, Some(age.saturating_add(late.unwrap_or(0)))),
+                    (None, Some(late)) => (Kind::Late, Some(late)),
+                    (None, None) => (Kind::Durable, None),
+                };
+                self.send(node, message, kind, age_ms, replicated);
             }
             Request::Publish(message) => self.send(node, message, Kind::Ephemeral, None, false),
             Request::History { id, of, before, limit } => {
@@ -104,9 +110,9 @@ impl Desk {
         }
     }
 
-    fn send(&self, node: &Node, message: Message, kind: Kind, retry_age_ms: Option<u64>, replicated: bool) {
+    fn send(&self, node: &Node, message: Message, kind: Kind, age_ms: Option<u64>, replicated: bool) {
         let reply = Reply::Connection(self.mailbox.clone());
-        let outgoing = Outgoing::new(message, kind, retry_age_ms, node.clock.now(), reply);
+        let outgoing = Outgoing::new(message, kind, age_ms, node.clock.now(), reply);
         node.publisher.submit(Outgoing { replicated, ..outgoing });
     }
 

@@ -4,7 +4,8 @@
 -- ARGV  number ('' without a ledger), deadline in us, retention in ms, entries, bytes, young in us, channel prefix, publish
 --       command, epoch of every inbox that begins, then for each address: heads, item, and an envelope a message. Item:
 --       | 1 | n 2 | address n |, how its part of a bundle begins. Heads: of durable first tries | 1 | tag 8 | each, how an
---       entry begins; if there is another among them | 'd', 'r' or 'e' | tag 8 | search_us 8 | each
+--       entry begins; if there is another among them | kind 1 | tag 8 | search_us 8 | each, kind being 'd', 'e', 'r' (a retry) or 'l'
+--       (a first try that comes late: looked for, and stored where it is not found)
 -- Answer  'S' and | now 8 |: stale, nothing done, ever; the caller's idea of the clock may be wrong. 'R' (or 'P' for one that was given before,
 --       whose clock is an old one) and the reply: | now 8 |, for each address
 --       | 1 | epoch 8 | online 1 | for each message: | 1 | seq 8 | (its stamp is now and its place in the batch)
@@ -79,7 +80,8 @@ local function general()
     for j = 1, #heads / step do
       local from = (j - 1) * step + 1
       local kind = sub(heads, from, from)
-      messages[j] = { is_ephemeral = kind == 'e', search = kind == 'r' and unpack_struct('>I8', heads, from + 9),
+      local search = (kind == 'r' or kind == 'l') and unpack_struct('>I8', heads, from + 9)
+      messages[j] = { is_ephemeral = kind == 'e', search = search, is_retry = kind == 'r',
         tag = sub(heads, from + 1, from + 8), envelope = ARGV[first + 1 + j], place = first_place + j - 1 }
     end
     return { raw = raws[i], meta_key = KEYS[i + 1], inbox = KEYS[count + i + 1], cursors = KEYS[2 * count + i + 1],
@@ -142,7 +144,7 @@ local function general()
             local seq, stamp = search(m, length, a.inbox, one.tag, max(now - window, 0))
             if seq then
               one.plan, one.seq, one.stamp = FOUND, seq, stamp
-            elseif stamp and one.search then
+            elseif stamp and one.is_retry then
               one.plan, one.seq, one.stamp = UNPROVABLE, 0, now
             end
           end
@@ -218,7 +220,7 @@ local function general()
           one.seq, one.stamp, one.link = seq, now + one.place, link
           seq, link = seq + 1, one.stamp
           m.bytes = m.bytes + #one.row
-          if one.search then m.t = now end
+          if one.is_retry then m.t = now end
         end
       end
       m.last = link

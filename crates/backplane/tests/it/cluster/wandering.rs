@@ -72,6 +72,53 @@ async fn a_slot_of_which_only_the_old_master_was_told(cluster: &Cluster, a: &mut
     assert!(matches!(only_place(stored), Ok(Place::Stored(_))), "as soon as the other one is told");
 }
 
+/// What was stored by an asking whose answer was lost was stored again, or called unavailable, by the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_asked_again_while_its_slot_moves_is_neither_doubled_nor_called_unstored() {
+    let cluster = start().await;
+    let a = Member::start(cluster.url(), "a").await;
+    a_batch_that_was_stored_long_ago_is_found(&cluster, &a, &user_in(11)).await;
+    nobody_says_that_nothing_was_stored(&cluster, &a, &user_in(12)).await;
+}
+
+/// The goal: a batch that was stored before a long time without any master is found, however long that was. The method:
+/// its entry, another node's behind it, and its deadline are put a minute into the past.
+async fn a_batch_that_was_stored_long_ago_is_found(cluster: &Cluster, a: &Member, of: &str) {
+    let commands = a.of(of).commands.clone();
+    let mut batch = a.batch(of, Some(1), &[message("m1")]);
+    batch.deadline_us = commands.now_us() + 3_000_000;
+    assert!(matches!(only_place(commands.append(&batch).await), Ok(Place::Stored(_))));
+    a.store(of, &["m2"]).await;
+    let older = "for at = 1, 2 do \
+                 local e = redis.call('LINDEX', KEYS[1], at) \
+                 local stamp = struct.pack('>I8', struct.unpack('>I8', e, 10) - 60000000) \
+                 redis.call('LSET', KEYS[1], at, e:sub(1, 9) .. stamp .. e:sub(18)) end return 'OK'";
+    let inbox = topology().keys().record(of).inbox;
+    cluster.cli(cluster.master_of(slot_of(of)).unwrap(), &["EVAL", older, "1", &inbox]).unwrap();
+    batch.deadline_us -= 60_000_000;
+    let mut way = Way::new(cluster, of);
+    way.enter(Phase::Migrating);
+    let again = only_place(commands.append(&batch).await);
+    assert!(matches!(again, Ok(Place::Found(_))), "{again:?}");
+    way.finish(Phase::Migrating);
+}
+
+/// The goal: `unavailable` says that nothing was stored. The method: a batch is stored, nobody hears the answer, and its
+/// record is between two masters when it is asked again.
+async fn nobody_says_that_nothing_was_stored(cluster: &Cluster, a: &Member, of: &str) {
+    let commands = a.of(of).commands.clone();
+    let mut batch = a.batch(of, Some(1), &[message("m1")]);
+    batch.deadline_us = commands.now_us() + 10_000_000;
+    let Ok(Place::Stored(stored)) = only_place(commands.append(&batch).await) else { panic!("not stored") };
+    let mut way = Way::new(cluster, of);
+    way.enter(Phase::MetaMoved);
+    let again = commands.append(&batch).await;
+    assert!(matches!(again, Err(BackplaneError::Unknown(_))), "{again:?}");
+    way.enter(Phase::AllMoved);
+    assert_eq!(only_place(commands.append(&batch).await), Ok(Place::Found(stored)));
+    way.finish(Phase::AllMoved);
+}
+
 /// Asks as a lane does, until it is stored: the same number again where the outcome is not known, and the next one, as a
 /// retry, where it did not run. Answers how often it was not known.
 async fn insist(member: &mut Member, number: &mut u64, of: &str, id: &str) -> usize {

@@ -47,7 +47,7 @@ impl Lane {
         if self.failovers > 0 {
             let now = state.window_now();
             let cursor = Cursor { stamp, ..Cursor::default() };
-            state.window.push(Acknowledged { record: Text::from("user:b"), message, cursor }, now);
+            state.window.push(Acknowledged { record: Text::from("user:b"), message, cursor, first_us: stamp.0 }, now);
         }
     }
 

@@ -138,6 +138,11 @@ impl Window {
         self.kept.iter().map(|k| &k.acknowledged)
     }
 
+    /// True while something is kept that a replica will soon have, or was lately there to have.
+    pub fn awaits_replica(&self, now: Millis) -> bool {
+        !self.kept.is_empty() && self.replica_seen.is_some_and(|seen| now.since(seen) < ALONE_MS)
+    }
+
     /// How many fell out without being confirmed since the last time.
     pub fn take_unconfirmed(&mut self) -> u64 {
         std::mem::take(&mut self.unconfirmed)
@@ -234,6 +239,20 @@ mod tests {
         window.push(acknowledged(2), Millis(AGE_MS_MAX));
         window.on_replication(window.question(), &at(3, &[]), Millis(AGE_MS_MAX + ALONE_MS));
         assert_eq!((window.len(), window.take_unconfirmed()), (0, 0), "it has been alone for long");
+    }
+
+    /// A node that leaves takes its memory along; a replica that is there has everything within a moment.
+    #[test]
+    fn who_leaves_waits_for_a_replica_that_is_there_and_for_nobody_else() {
+        let mut window = Window::new(1 << 20);
+        window.push(acknowledged(1), Millis(0));
+        assert!(!window.awaits_replica(Millis(0)), "nobody is there");
+        let question = window.question();
+        window.on_replication(question, &at(5, &[4]), Millis(1));
+        assert!(window.awaits_replica(Millis(2)));
+        assert!(!window.awaits_replica(Millis(1 + ALONE_MS)), "it went away");
+        window.on_replication(window.question(), &at(5, &[5]), Millis(3));
+        assert!(!window.awaits_replica(Millis(3)), "it has everything");
     }
 
     #[test]

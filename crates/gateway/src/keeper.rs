@@ -24,14 +24,18 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often the master is asked how far its replicas are.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
+/// Between two looks at whether everything is confirmed.
+const SETTLE_PAUSE: Duration = Duration::from_millis(20);
+
 /// However many slot groups: room for the largest message and those beside it.
 const GROUP_BYTES_MIN: usize = 4 * 1024 * 1024;
 
-/// What a search for an entry is widened by, beside the step between two masters' clocks.
-const MARGIN_US: u64 = 5_000_000;
+/// What a search for an entry is widened by, beside the step between two masters' clocks. When its first try was is known
+/// here, so this is only for the deadline below; in a busy inbox every second more is a thousand entries to look through.
+const MARGIN_US: u64 = 2_000_000;
 
 /// How long a call that appends again may be under way: less than the margin of its search.
-const DEADLINE_US: u64 = 3_000_000;
+const DEADLINE_US: u64 = 1_500_000;
 
 /// How long a call that appends again is waited for. One alone is answered sooner; records on their way between two masters
 /// are asked one after the other.
@@ -218,6 +222,14 @@ impl Keeper {
             again.unprovable += places().filter(|place| matches!(place, Place::Unprovable)).count() as u64;
         }
         Ok(again)
+    }
+
+    /// Waits until the replicas that are there have what this node answered for: when it has left, nobody appends it again.
+    pub(crate) async fn settle(&self) {
+        let awaits = |part: &Part| part.window.lock().awaits_replica(self.clock.now());
+        while self.parts.iter().any(awaits) {
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
     }
 
     /// Lets go what the replicas have, as long as the generation lasts.

@@ -34,6 +34,9 @@ use crate::{doctor, generation, mailbox};
 /// How long a client is told to wait after a drain, spread over this.
 const RECONNECT_SPREAD_MS: u64 = 3_000;
 
+/// How long a node that leaves waits for replicas: they are asked every second.
+const SETTLE_WITHIN: Duration = Duration::from_secs(3);
+
 /// How a running node is told to end.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
@@ -155,6 +158,8 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     lanes.close();
     // What connections left behind is handed on, within a command or two.
     let _ = tokio::time::timeout(COMMAND_TIMEOUT * 2, lanes.wait()).await;
+    let settled = tokio::time::timeout(SETTLE_WITHIN, node.keeper.settle());
+    let _ = shutdown.now.run_until_cancelled(settled).await;
     stop_backplane.cancel();
     tasks.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;

@@ -200,7 +200,7 @@ async fn on_a_record(cluster: &Cluster, a: &Member, of: &str, phase: Phase) -> B
         history,
         detach
     );
-    assert!(begun.elapsed() < Duration::from_millis(3_500), "{phase:?}: answered after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{phase:?}: answered after {:?}", begun.elapsed());
     let epoch = stored[0].epoch;
     let mut expected: BTreeSet<String> = ["m1", "m2", "m3"].map(str::to_owned).into();
     let is_stored = judge("append", phase, first, |place| {

@@ -121,6 +121,29 @@ impl Socket {
         poll_fn(|cx| self.poll_drive(cx, read)).await
     }
 
+    /// Takes what has come, at least one thing and at most so many, in order.
+    ///
+    /// # Cancellation
+    /// Nothing is lost: what was taken is in `out`.
+    pub async fn drive_bundle(&mut self, frames_max: usize, out: &mut Vec<Incoming>) {
+        poll_fn(|cx| {
+            while out.len() < frames_max {
+                match self.poll_drive(cx, true) {
+                    Poll::Ready(incoming) => {
+                        let is_end = matches!(incoming, Incoming::Closed { .. });
+                        out.push(incoming);
+                        if is_end {
+                            break;
+                        }
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            if out.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
     /// What [`Socket::drive`] awaits.
     pub fn poll_drive(&mut self, cx: &mut Context<'_>, read: bool) -> Poll<Incoming> {
         if self.unflushed {

@@ -1,8 +1,6 @@
 //! One light connection: opened, welcomed, and then read in bundles.
 
-use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::task::Poll;
 
 use anyhow::Context;
 use protocol::Encoding;
@@ -17,7 +15,7 @@ use crate::options::Common;
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
 /// Frames taken before what they caused is written: enough to make few writes of many, and no task keeps its thread.
-const BUNDLE_FRAMES: usize = 64;
+pub(crate) const BUNDLE_FRAMES: usize = 64;
 
 /// Messages from the server are small here, and the answer to a flood is `batch` arrays of at most this.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -96,29 +94,6 @@ fn source(target: SocketAddr, index: usize) -> Option<IpAddr> {
     // 127.0.1.1, 127.0.1.2, …: not in the network of 127.0.0.1, which others use.
     let part = |number: usize| u8::try_from(number + 1).unwrap_or(u8::MAX);
     Some(Ipv4Addr::new(127, 0, part((block - 1) / 250), part((block - 1) % 250)).into())
-}
-
-/// Takes what has come, at least one thing, in order.
-///
-/// # Cancellation
-/// Nothing is lost: what was taken is in `out`.
-pub(crate) async fn drive_bundle(socket: &mut Socket, out: &mut Vec<Incoming>) {
-    poll_fn(|cx| {
-        while out.len() < BUNDLE_FRAMES {
-            match socket.poll_drive(cx, true) {
-                Poll::Ready(incoming) => {
-                    let is_end = matches!(incoming, Incoming::Closed { .. });
-                    out.push(incoming);
-                    if is_end {
-                        break;
-                    }
-                }
-                Poll::Pending => break,
-            }
-        }
-        if out.is_empty() { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
 }
 
 #[cfg(test)]

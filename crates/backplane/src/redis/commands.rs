@@ -198,7 +198,7 @@ impl RedisCommands {
             Err(error) if redirect(&error).is_some() => {
                 let mut answers = Vec::new();
                 for one in list {
-                    answers.extend(items_of(self.detach_moving(one).await?));
+                    answers.push(self.detach_moving(one).await?);
                 }
                 answers
             }
@@ -315,15 +315,15 @@ impl Log for RedisCommands {
                 Err(error) if redirect(&error).is_some() => {
                     let mut answers = Vec::with_capacity(list.len());
                     for one in list {
-                        answers.push(self.attach_moving(one).await.map(items_of));
+                        answers.push(self.attach_moving(one).await);
                     }
-                    answers.into_iter().map(|one| one.map(|mut answer| answer.pop())).collect::<Vec<_>>()
+                    answers
                 }
-                answers => items_of(answers?).into_iter().map(|answer| Ok(Some(answer))).collect(),
+                answers => items_of(answers?).into_iter().map(Ok).collect(),
             };
             let gone = || BackplaneError::NotRun("no record, and none was begun".to_owned());
-            let one = |answer: Result<Option<Value>, BackplaneError>| {
-                self.book(requests::attached(answer?.unwrap_or(Value::Null)).and_then(|found| found.ok_or_else(gone)))
+            let one = |answer: Result<Value, BackplaneError>| {
+                self.book(requests::attached(answer?).and_then(|found| found.ok_or_else(gone)))
             };
             Ok(answers.into_iter().map(one).collect())
         })
@@ -354,8 +354,7 @@ impl Log for RedisCommands {
                 Err(error) if redirect(&error).is_some() => {
                     let mut answers = Vec::with_capacity(list.len());
                     for one in list {
-                        let answer = self.verify_moving(one).await;
-                        answers.push(answer.and_then(|a| requests::verified(items_of(a).pop().unwrap_or(Value::Null))));
+                        answers.push(self.verify_moving(one).await.and_then(requests::verified));
                     }
                     Ok(answers)
                 }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::askings::{Asking, as_asked, with_published};
 use super::cluster::Asked;
 use super::commands::RedisCommands;
-use super::scripts::{Script, bytes_of, classify};
+use super::scripts::{Script, bytes_of, classify, items_of};
 use super::{append, requests};
 use crate::api::{AttachRequest, Batch, BatchAnswer, BatchResult, DetachRequest, Group, VerifyRequest};
 use crate::error::BackplaneError;
@@ -230,10 +230,10 @@ impl RedisCommands {
         let located = std::mem::replace(&mut keys[3], meta);
         keys[2] = keys[0].clone();
         let absent = Absent::Begin(&request.of, request.epoch);
-        let answer = self.run_moving(&self.scripts.attach, (keys, args), absent).await?.0;
+        let answers = self.run_moving(&self.scripts.attach, (keys, args), absent).await?.0;
         // Only for cleaning up after a crash: where it fails, the next generation's attach writes it.
         let _ = self.client.sadd::<Value, _, _>(located, request.of.as_str()).await;
-        Ok(answer)
+        Ok(only(answers))
     }
 
     pub(super) async fn verify_moving(&self, request: &VerifyRequest) -> Result<Value, BackplaneError> {
@@ -241,13 +241,13 @@ impl RedisCommands {
         keys[2] = keys[0].clone();
         keys[3] = keys[0].clone();
         let gone = Absent::Say(Value::Array(vec![requests::gone()]));
-        Ok(self.run_moving(&self.scripts.verify, (keys, args), gone).await?.0)
+        Ok(only(self.run_moving(&self.scripts.verify, (keys, args), gone).await?.0))
     }
 
     pub(super) async fn detach_moving(&self, request: &DetachRequest) -> Result<Value, BackplaneError> {
         let (mut keys, args) = requests::detach_call(&self.settings, &self.node, std::slice::from_ref(request));
         keys[1] = keys[0].clone();
-        Ok(self.run_moving(&self.scripts.detach, (keys, args), Absent::Run).await?.0)
+        Ok(only(self.run_moving(&self.scripts.detach, (keys, args), Absent::Run).await?.0))
     }
 
     /// Read and history: meta and inbox are all they need. `none`: what the script says where there is no record.
@@ -293,6 +293,11 @@ async fn run_asking(
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The answer to the one request of a call.
+fn only(answers: Value) -> Value {
+    items_of(answers).pop().unwrap_or(Value::Null)
 }
 
 /// ASKING lets one command through, and it is the next one on that connection.

@@ -24,7 +24,6 @@ const KEY_MS: &str = "60000";
 
 type Asker = oneshot::Sender<bool>;
 
-#[derive(Default)]
 struct Queue {
     /// None once nobody answers any more.
     waiting: Mutex<Option<Vec<Asker>>>,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use delivery::{BatchNumber, Kind, Limits, NewMessage, Registration};
 use protocol::{ConnectionId, DeviceId, Encoding, Envelope, Epoch, NodeId, Text};
 use routing::{Settings, Topology, hash};
+use testkit::Redis;
 
 pub(crate) const LIMITS: Limits =
     Limits { retention_ms: 604_800_000, inbox_max: 10_000, inbox_bytes: 16 << 20, retry_young_us: 6_000_000 };
@@ -93,4 +94,16 @@ pub(crate) fn epoch(seed: &str) -> Epoch {
 pub(crate) fn registration(name: &str, connection: u64, reg: u64, device: Option<&str>) -> Registration {
     let device = device.map(|d| DeviceId::parse(d).unwrap());
     Registration { node: node(name), connection: ConnectionId(connection), reg, device }
+}
+
+/// A replica that follows.
+pub(crate) async fn replica_of(redis: &Redis) -> Redis {
+    redis.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &redis.port().to_string()]).unwrap();
+    testkit::eventually("the replica is there", Duration::from_secs(10), async || {
+        redis.cli(&["INFO", "replication"]).contains("state=online").then_some(())
+    })
+    .await
+    .unwrap();
+    replica
 }

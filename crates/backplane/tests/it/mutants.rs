@@ -14,7 +14,7 @@ use testkit::redis::Redis;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixtures::{
-    Generation, LIMITS, batch, epoch, message, node, open, redis_settings, registration, retry, topology,
+    Generation, LIMITS, batch, epoch, message, node, open, redis_settings, registration, replica_of, retry, topology,
 };
 
 const APPEND: &str = include_str!("../../src/redis/lua/append.lua");
@@ -367,13 +367,7 @@ async fn mutant_check_by_number() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mutant_wait_without_a_write_of_its_own() {
     let redis = Redis::start().unwrap();
-    redis.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &redis.port().to_string()]).unwrap();
-    testkit::eventually("the replica is there", Duration::from_secs(10), async || {
-        redis.cli(&["INFO", "replication"]).contains("state=online").then_some(())
-    })
-    .await
-    .unwrap();
+    let replica = replica_of(&redis).await;
     replica.stop().unwrap();
     redis.cli(&["SET", "somebody's", "write"]);
     let confirmed = async |commands: &str| {

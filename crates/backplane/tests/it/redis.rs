@@ -12,7 +12,8 @@ use protocol::{Cursor, Text};
 use testkit::redis::Redis;
 
 use crate::fixtures::{
-    Generation, LIMITS, batch, epoch, message, open, open_redis, redis_settings, registration, retry, topology,
+    Generation, LIMITS, batch, epoch, message, open, open_redis, redis_settings, registration, replica_of, retry,
+    topology,
 };
 
 const LATER: u64 = u64::MAX >> 12;
@@ -358,13 +359,7 @@ async fn replicated_is_confirmed_by_a_replica_that_has_it_and_by_nobody_else() {
     stored(append(&generation, "user:b", Some(1), &["m1"]).await);
     let alone = generation.commands.replicated().await.unwrap_err();
     assert!(matches!(alone, BackplaneError::Unknown(_)), "there is no replica: {alone}");
-    redis.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &redis.port().to_string()]).unwrap();
-    testkit::eventually("the replica is there", Duration::from_secs(10), async || {
-        redis.cli(&["INFO", "replication"]).contains("state=online").then_some(())
-    })
-    .await
-    .unwrap();
+    let replica = replica_of(&redis).await;
     stored(append(&generation, "user:b", Some(2), &["m2"]).await);
     // Many at once share a WAIT or two.
     let one = || {

@@ -332,9 +332,8 @@ fn a_run_without_substance_is_not_valid() {
     assert!(!empty.is_valid());
 }
 
-/// Seven million events: one pass over events, one over each device.
+/// Seven million events: one pass over events, one over each device. Seconds, and a gigabyte, as after a long schedule.
 #[test]
-#[ignore = "takes seconds, and a gigabyte"]
 fn a_long_run_is_judged_in_seconds() {
     let mut tale = Tale::begun();
     let sessions = 200;

@@ -1,8 +1,6 @@
 //! One light connection: opened, greeted, and then read in bundles. It has no memory: what comes is given on as it came.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::task::Poll;
 use std::time::Duration;
 
 use protocol::Encoding;
@@ -15,7 +13,7 @@ use tokio::time::timeout;
 const OPEN_WITHIN: Duration = Duration::from_secs(6);
 
 /// Frames taken before what they caused is written.
-const BUNDLE_FRAMES: usize = 64;
+pub(crate) const BUNDLE_FRAMES: usize = 64;
 
 /// Answers to a flood come in arrays of at most this.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -80,27 +78,4 @@ pub(crate) async fn open(
         }
     };
     timeout(OPEN_WITHIN, Box::pin(opening)).await.unwrap_or_else(|_| Err(gone("no welcome in time".to_owned())))
-}
-
-/// Takes what has come, at least one thing, in order.
-///
-/// # Cancellation
-/// Nothing is lost: what was taken is in `out`.
-pub(crate) async fn drive_bundle(socket: &mut Socket, out: &mut Vec<Incoming>) {
-    poll_fn(|cx| {
-        while out.len() < BUNDLE_FRAMES {
-            match socket.poll_drive(cx, true) {
-                Poll::Ready(incoming) => {
-                    let is_end = matches!(incoming, Incoming::Closed { .. });
-                    out.push(incoming);
-                    if is_end {
-                        break;
-                    }
-                }
-                Poll::Pending => break,
-            }
-        }
-        if out.is_empty() { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
 }

@@ -15,7 +15,7 @@ use switchboard_client::wire::{ServerEvent, Welcome};
 use switchboard_client::{CursorTrail, Status};
 use tokio::time::{Instant, sleep};
 
-use super::link::{drive_bundle, open};
+use super::link::{BUNDLE_FRAMES, open};
 use super::shared::Shared;
 use crate::history::{MessageNo, What};
 
@@ -161,7 +161,7 @@ impl Receiver {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = drive_bundle(socket, &mut bundle) => {
+                () = socket.drive_bundle(BUNDLE_FRAMES, &mut bundle) => {
                     session.last_heard = Instant::now();
                     session.pinged = false;
                     for incoming in bundle.drain(..) {

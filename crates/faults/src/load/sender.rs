@@ -15,7 +15,7 @@ use switchboard_client::socket::{Incoming, Socket};
 use switchboard_client::wire::ServerEvent;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::link::{drive_bundle, open};
+use super::link::{BUNDLE_FRAMES, open};
 use super::shared::Shared;
 use crate::history::{Level, MessageNo, What};
 
@@ -108,7 +108,7 @@ impl Sender {
         let mut bundle = Vec::new();
         loop {
             tokio::select! {
-                () = drive_bundle(socket, &mut bundle) => {
+                () = socket.drive_bundle(BUNDLE_FRAMES, &mut bundle) => {
                     self.last_heard = Instant::now();
                     for incoming in bundle.drain(..) {
                         match incoming {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bits::Bits;
 use super::{Progress, Run, stamp};
-use crate::link::drive_bundle;
+use crate::link::BUNDLE_FRAMES;
 
 pub(super) struct Receiver {
     run: Arc<Run>,
@@ -46,7 +46,7 @@ impl Receiver {
         let mut bundle = Vec::new();
         while self.received.disconnect.is_none() {
             tokio::select! {
-                () = drive_bundle(&mut socket, &mut bundle) => bundle.drain(..).for_each(|incoming| self.on(incoming)),
+                () = socket.drive_bundle(BUNDLE_FRAMES, &mut bundle) => bundle.drain(..).for_each(|incoming| self.on(incoming)),
                 () = &mut enough => break,
             }
         }

@@ -18,7 +18,7 @@ use tokio::time::sleep_until;
 use super::bits::Bits;
 use super::receiver::disconnect;
 use super::{Progress, Run, stamp};
-use crate::link::drive_bundle;
+use crate::link::BUNDLE_FRAMES;
 
 /// Messages without an answer, of a sender that follows a schedule. Only a server that has stopped answering gets there;
 /// what is due meanwhile is written later, and its latency counts from when it was due.
@@ -72,7 +72,7 @@ impl Sender {
                 return self.result;
             }
             tokio::select! {
-                () = drive_bundle(&mut socket, &mut bundle) => bundle.drain(..).for_each(|incoming| self.on(incoming)),
+                () = socket.drive_bundle(BUNDLE_FRAMES, &mut bundle) => bundle.drain(..).for_each(|incoming| self.on(incoming)),
                 () = &mut limit => {
                     if is_over {
                         return self.result;
@@ -103,7 +103,7 @@ impl Sender {
                 break;
             }
             tokio::select! {
-                () = drive_bundle(&mut socket, &mut bundle) => bundle.drain(..).for_each(|incoming| self.on(incoming)),
+                () = socket.drive_bundle(BUNDLE_FRAMES, &mut bundle) => bundle.drain(..).for_each(|incoming| self.on(incoming)),
                 count = due.recv_many(&mut turns, TURNS), if !is_over => {
                     is_over = count == 0;
                     waiting.extend(turns.drain(..));

@@ -28,7 +28,7 @@ const CALLS: usize = 16;
 const NODE: &str = "a.0000000000000001";
 
 /// Takes the short way out of the script: every address goes the general one.
-const GENERAL: (&str, &str) = ("local is_common = byte(heads) == 1 and raw", "local is_common = false and raw");
+const GENERAL: (&str, &str) = ("local is_common = byte(heads) <= 2 and raw", "local is_common = false and raw");
 
 /// What the hash variant replaces: meta as fields, locations as fields of their own.
 const REPLACED: [(&str, &str); 5] = [
@@ -37,7 +37,7 @@ const REPLACED: [(&str, &str); 5] = [
         "local raws = {} for i = 1, count do local h = call('HGETALL', KEYS[i + 1]) raws[i] = #h > 0 and h or false end",
     ),
     ("if raw then a.meta = parse(raw)", "if raw then a.meta = parse_hash(raw)"),
-    ("a.nodes = nodes_of(m.tail)", "a.nodes = m.hash_nodes or nodes_of(m.tail)"),
+    ("a.nodes = nodes_of(m.tail, a.item)", "a.nodes = m.hash_nodes or nodes_of(m.tail, a.item)"),
     (
         "      save(meta_key, m)\n",
         "      call('HSET', meta_key, 'e', m.epoch, 'b', m.b, 's', string.format('%.0f', m.last), 'y', m.bytes, 'o', \
@@ -197,6 +197,7 @@ impl Bench {
                 let mut location = BytesMut::new();
                 location.put_u64(1);
                 location.put_u64(7);
+                location.put_u8(0);
                 location.put_u8(u8::try_from(NODE.len())?);
                 location.put_u8(0);
                 location.put_slice(NODE.as_bytes());
@@ -219,7 +220,7 @@ impl Bench {
         keys.extend(records.iter().map(|record| of(record).cursors));
         let numbers = [self.number, u64::MAX >> 12, 604_800_000, 10_000, 16 << 20, 6_000_000];
         let mut args: Vec<Value> = numbers.iter().map(|n| text(&n.to_string())).collect();
-        args.extend([text("x:node:"), text("PUBLISH"), text("12345678")]);
+        args.extend([text("x:node:"), text("PUBLISH"), text("12345678"), text("x:all")]);
         for (n, record) in (from..).zip(&records) {
             let (mut heads, mut item) = (BytesMut::with_capacity(9), BytesMut::with_capacity(3 + record.len()));
             heads.put_u8(1);

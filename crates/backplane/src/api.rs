@@ -2,6 +2,9 @@
 //! master, or not at all.
 
 mod batch;
+pub mod groups;
+pub mod marks;
+pub mod presence;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,12 +14,15 @@ use delivery::record;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use delivery::{Attached, Registration, Replication, Verified};
-use protocol::{Address, Bundle, Cursor, DeviceId, Epoch, NodeId, Page};
+use delivery::{Ack, Attached, Registration, Replication, Verified};
+use protocol::{Address, Bundle, Cursor, Epoch, NodeId, Page};
 use protocol::{ConnectionId, Text};
 use routing::SlotGroup;
 
 pub use batch::{Batch, BatchAnswer, BatchBuilder, BatchResult, Group, Slot};
+pub use groups::{ChangeRequest, ChangeResult, Changed, Changes, Groups, MembersPage, Memberships, Op, RegroupRequest};
+pub use marks::{CountRequest, FieldsPage, MarkRequest, Marks};
+pub use presence::Presence;
 
 use crate::error::{BackplaneError, HistoryError, Loss};
 
@@ -151,7 +157,7 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// See [`BackplaneError`]: the acks are lost then, and come again with the next message.
-    fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>>;
+    fn ack<'a>(&'a self, acks: &'a [Ack]) -> Answer<'a, Result<(), BackplaneError>>;
 
     /// Waits until a replica has everything that this generation's master has stored so far.
     ///
@@ -209,8 +215,13 @@ pub trait Log: Send + Sync + std::fmt::Debug {
     fn now_us(&self) -> u64;
 }
 
+/// Everything that a generation answers.
+pub trait Generation: Log + Groups + Presence + Marks {}
+
+impl<T: Log + Groups + Presence + Marks> Generation for T {}
+
 /// The handle of one generation.
-pub type Commands = Arc<dyn Log>;
+pub type Commands = Arc<dyn Generation>;
 
 /// The receiving half of one generation: bounded, ends once, says why, never resumes.
 pub trait Subscription: Send {

@@ -2,16 +2,21 @@
 //!
 //! Tests can make it lose what it publishes and end its generation, as a real one does.
 
-use std::collections::HashMap;
+mod groups;
+mod marks;
+mod presence;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use delivery::record::{self, Record};
-use delivery::{Attached, Kind, Limits, Replication, Standing, Verified};
+use delivery::presence::{Presence, Watchers};
+use delivery::record::{self, Record, Whose};
+use delivery::{Ack, Attached, Kind, Limits, Members, Replication, Standing, Verified};
 use parking_lot::Mutex;
-use protocol::node::Item;
-use protocol::{Bundle, Cursor, DeviceId, Entry, Envelope, Ephemeral, Live, NodeId, Page, Text};
+use protocol::bundle::Item;
+use protocol::{Bundle, Cursor, Entry, Envelope, Ephemeral, GroupId, Live, NodeId, Page, Text, UserId};
 use routing::{SlotGroup, fanout};
 use tokio::sync::{mpsc, watch};
 
@@ -43,11 +48,23 @@ struct Shared {
     bytes_max: u64,
     clock: Clock,
     records: Mutex<HashMap<Text, Record>>,
+    /// Of groups, by their record. Locked behind `records`, as `groups` is.
+    members: Mutex<HashMap<Text, Members>>,
+    /// The groups of users.
+    groups: Mutex<HashMap<UserId, BTreeSet<GroupId>>>,
+    /// How users are, and whether this node wants to hear of it: by their record. Locked behind `records`.
+    people: Mutex<HashMap<Text, Person>>,
     bytes: AtomicU64,
     last_us: AtomicU64,
     appends: AtomicU64,
     is_deaf: AtomicBool,
     bus: Mutex<Option<Bus>>,
+}
+
+#[derive(Default)]
+struct Person {
+    presence: Presence,
+    watchers: Watchers,
 }
 
 struct Bus {
@@ -70,6 +87,9 @@ impl Embedded {
             bytes_max,
             clock,
             records: Mutex::default(),
+            members: Mutex::default(),
+            groups: Mutex::default(),
+            people: Mutex::default(),
             bytes: AtomicU64::new(0),
             last_us: AtomicU64::new(0),
             appends: AtomicU64::new(0),
@@ -127,6 +147,8 @@ impl Shared {
             keep
         });
         self.bytes.fetch_sub(freed, Ordering::Relaxed);
+        self.forget_people(now_us);
+        self.forget_logs();
     }
 
     fn append(&self, batch: &Batch) -> BatchAnswer {
@@ -145,13 +167,14 @@ impl Shared {
                 groups.push(Err("the embedded backplane is full: raise --embedded-bytes or use Redis".to_owned()));
                 continue;
             }
-            let (appended, is_here) = self.with(&group.record, |record| {
-                let appended = record::append(record, batch.epoch, now_us, first, &group.messages, &self.limits);
-                (appended, record.as_ref().is_some_and(|r| !r.nodes().is_empty()))
+            let whose = Whose::of(&group.record);
+            let (appended, version) = self.with(&group.record, |record| {
+                let appended = record::append(record, whose, batch.epoch, now_us, first, &group.messages, &self.limits);
+                (appended, record.as_ref().filter(|r| r.nodes().contains(&&self.node)).map(|r| r.version))
             });
-            if is_here {
+            if let Some(version) = version {
                 let live = appended.live.iter().filter_map(live);
-                items.extend(live.map(|live| Item { record: group.record.clone(), version: 0, live }));
+                items.extend(live.map(|live| Item { record: group.record.clone(), version, live }));
             }
             groups.push(Ok(appended.placed));
         }
@@ -172,7 +195,7 @@ impl Shared {
         }
         let mut place = self.bus.lock();
         let Some(bus) = place.as_ref() else { return false };
-        let weight = bundle.items.iter().map(|i| i.live.envelope().weight()).sum();
+        let weight = bundle.items.iter().map(|i| i.live.weight()).sum();
         let queued = bus.queued.fetch_add(weight, Ordering::Relaxed) + weight;
         if queued > BUS_BYTES_MAX || bus.sender.try_send((bundle, weight)).is_err() {
             *place = None;
@@ -185,9 +208,13 @@ impl Shared {
 fn live(row: &record::LiveRow) -> Option<Live> {
     let envelope = Arc::new(Envelope::decode(&row.stored.envelope).ok()?);
     Some(match row.kind {
-        Kind::Durable | Kind::Late => {
-            Live::Entry(Entry { cursor: row.cursor, link: row.link, tag: row.stored.tag, envelope })
-        }
+        Kind::Durable | Kind::Late => Live::Entry(Entry {
+            cursor: row.cursor,
+            link: row.link,
+            tag: row.stored.tag,
+            mseq: row.stored.mseq,
+            envelope,
+        }),
         Kind::Ephemeral => Live::Ephemeral(Ephemeral { at: row.stored.stamp.at(), envelope }),
     })
 }
@@ -210,14 +237,12 @@ impl Log for Handle {
         requests: &'a [AttachRequest],
     ) -> Answer<'a, Result<Vec<Result<Attached, BackplaneError>>, BackplaneError>> {
         let shared = &self.0.shared;
-        let now_us = shared.tick(1);
-        let one = move |request: &AttachRequest| {
-            let rule = |record: &mut Option<Record>| {
-                record::attach(record, request.epoch, now_us, &request.request, &shared.limits)
-            };
-            Ok(shared.with(&request.of, rule))
-        };
-        Box::pin(async move { Ok(requests.iter().map(one).collect()) })
+        Box::pin(async move {
+            let (now_us, mut items) = (shared.tick(1), Vec::new());
+            let answers = requests.iter().map(|one| shared.attach(one, now_us, &mut items)).collect();
+            shared.fan_out(items);
+            Ok(answers)
+        })
     }
 
     fn read<'a>(&'a self, request: &'a ReadRequest) -> Answer<'a, Result<Option<Attached>, BackplaneError>> {
@@ -233,29 +258,36 @@ impl Log for Handle {
         requests: &'a [VerifyRequest],
     ) -> Answer<'a, Result<Vec<Result<Verified, BackplaneError>>, BackplaneError>> {
         let shared = &self.0.shared;
-        let one = |request: &VerifyRequest| {
-            let now_us = (shared.clock)();
-            let rule = |record: &mut Option<Record>| {
-                if record.is_none() {
-                    return Verified { standing: Standing::Gone, registered: Vec::new() };
-                }
-                record::verify(record, now_us, &request.registration, request.cursor, &shared.limits)
+        Box::pin(async move {
+            let (now_us, mut items) = ((shared.clock)(), Vec::new());
+            let one = |VerifyRequest { of, registration, cursor }: &VerifyRequest| {
+                shared.with(of, |record| {
+                    let verified = record::verify(record, now_us, registration, *cursor, &shared.limits);
+                    if verified.standing != Standing::Gone {
+                        items.extend(shared.settle(of, record.as_ref(), now_us, None));
+                    }
+                    Ok(verified)
+                })
             };
-            Ok(shared.with(&request.of, rule))
-        };
-        Box::pin(async move { Ok(requests.iter().map(one).collect()) })
+            let answers = requests.iter().map(one).collect();
+            shared.fan_out(items);
+            Ok(answers)
+        })
     }
 
     fn detach<'a>(&'a self, requests: &'a [DetachRequest]) -> Answer<'a, Result<(), BackplaneError>> {
         let shared = &self.0.shared;
         Box::pin(async move {
-            for request in requests {
-                shared.with(&request.of, |record| {
+            let (now_us, mut items) = ((shared.clock)(), Vec::new());
+            for DetachRequest { of, connection, reg } in requests {
+                shared.with(of, |record| {
                     if let Some(record) = record {
-                        record.detach(&shared.node, request.connection, request.reg);
+                        record.detach(&shared.node, *connection, *reg);
                     }
+                    items.extend(shared.settle(of, record.as_ref(), now_us, None));
                 });
             }
+            shared.fan_out(items);
             Ok(())
         })
     }
@@ -272,13 +304,13 @@ impl Log for Handle {
         })
     }
 
-    fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>> {
+    fn ack<'a>(&'a self, acks: &'a [Ack]) -> Answer<'a, Result<(), BackplaneError>> {
         let shared = &self.0.shared;
         Box::pin(async move {
             let mut records = shared.records.lock();
-            for (of, device, cursor) in acks {
+            for Ack { of, field, cursor } in acks {
                 if let Some(record) = records.get_mut(of) {
-                    record.ack(device, *cursor);
+                    record.ack(Whose::of(of), field, *cursor);
                 }
             }
             Ok(())

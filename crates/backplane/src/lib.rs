@@ -11,8 +11,10 @@ pub mod error;
 pub mod redis;
 
 pub use api::{
-    Answer, AttachRequest, Backplane, Batch, BatchAnswer, BatchBuilder, BatchResult, Commands, DetachRequest, Group,
-    HistoryRequest, Log, Opened, Pulse, ReadRequest, SharedNode, Slot, Source, Subscription, VerifyRequest,
+    Answer, AttachRequest, Backplane, Batch, BatchAnswer, BatchBuilder, BatchResult, ChangeRequest, ChangeResult,
+    Changed, Changes, Commands, CountRequest, DetachRequest, FieldsPage, Generation, Group, Groups, HistoryRequest,
+    Log, MarkRequest, Marks, MembersPage, Memberships, Op, Opened, Presence, Pulse, ReadRequest, RegroupRequest,
+    SharedNode, Slot, Source, Subscription, VerifyRequest,
 };
 pub use embedded::Embedded;
 pub use error::{BackplaneError, HistoryError, Loss};

@@ -9,16 +9,45 @@ mod attach;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
-use protocol::limits::{DEVICES_MAX, HISTORY_BYTES_MAX};
+use protocol::limits::{FIELDS_MAX, HISTORY_BYTES_MAX};
 use protocol::node::Stored;
-use protocol::{ConnectionId, Cursor, DeviceId, Epoch, NodeId, Page, Stamp, Tag};
+use protocol::{ConnectionId, Cursor, Epoch, HandOver, NodeId, Page, Stamp, Tag, Text};
 
-use crate::types::{BadBefore, Limits, Reason, Registration};
+use crate::fields::{self, Field};
+use crate::types::{BadBefore, Limits, Reason, Registered, Registration};
 
 pub use append::{Appended, LiveRow, append};
-pub use attach::{AttachRequest, attach, read, verify};
+pub use attach::{AttachRequest, Beside, attach, claim, read, verify};
 
-/// One address's meta, inbox and device cursors.
+/// Whose record it is: what its version counts, which form its entries have, and how many places it keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Whose {
+    #[default]
+    User,
+    Group,
+    /// Everybody's, or a service's.
+    Other,
+}
+
+impl Whose {
+    /// Told by the name of the record.
+    pub fn of(record: &str) -> Self {
+        match record.split_once(':') {
+            Some(("user", _)) => Self::User,
+            Some(("group", _)) => Self::Group,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A registration, and whether another connection has taken its place since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub registration: Registration,
+    pub hand_over: Option<HandOver>,
+}
+
+/// One address's meta, inbox and the places of devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub epoch: Epoch,
@@ -33,13 +62,17 @@ pub struct Record {
     pub expiry_ms: u64,
     /// When the newest retry was appended, in microseconds; 0: never.
     pub retry_mark_us: u64,
-    pub locations: Vec<Registration>,
-    pub cursors: HashMap<DeviceId, Cursor>,
+    /// Of a group the number of its newest membership change, of a user the version of the set of his groups (0: he never
+    /// had any). Only grows: the next one is the backplane's time in microseconds, or this and one.
+    pub version: u64,
+    pub locations: Vec<Located>,
+    /// By field, see [`crate::fields`].
+    pub cursors: HashMap<Text, Cursor>,
 }
 
 impl Record {
     /// A new life of an inbox: a stub at index 0, so that there is always a base to compare with.
-    pub fn begin(epoch: Epoch, now_us: u64, limits: &Limits) -> Self {
+    pub fn begin(whose: Whose, epoch: Epoch, now_us: u64, limits: &Limits) -> Self {
         let stub = Stored { tag: Tag(0), stamp: Stamp(now_us), mseq: None, envelope: Bytes::new() };
         Self {
             epoch,
@@ -49,6 +82,8 @@ impl Record {
             entries: VecDeque::from([stub]),
             expiry_ms: now_us / 1_000 + limits.life_ms(),
             retry_mark_us: 0,
+            // Whoever joined a group before is a member of what is stored from now on.
+            version: if whose == Whose::Group { now_us } else { 0 },
             locations: Vec::new(),
             cursors: HashMap::new(),
         }
@@ -75,7 +110,7 @@ impl Record {
         self.expiry_ms > now_ms
     }
 
-    fn touch(&mut self, now_us: u64, limits: &Limits) {
+    pub(crate) fn touch(&mut self, now_us: u64, limits: &Limits) {
         let now_ms = now_us / 1_000;
         if limits.is_due(self.expiry_ms, now_ms) {
             self.expiry_ms = now_ms + limits.life_ms();
@@ -145,43 +180,69 @@ impl Record {
         Ok((Page::decode(start, &rows, false), first > 1))
     }
 
-    /// The device has everything up to the cursor. Only a place of this inbox counts, and none goes back.
-    pub fn ack(&mut self, device: &DeviceId, cursor: Cursor) {
-        if self.check(&cursor).is_err() {
+    /// A device has everything up to the cursor. Only a place of this inbox counts, and none goes back. A place in
+    /// everybody's stream is another record's: of two the one that was stored later counts.
+    pub fn ack(&mut self, whose: Whose, field: &Text, cursor: Cursor) {
+        let is_foreign = matches!(fields::parse(field), Field::AllDevice(_));
+        if !is_foreign && self.check(&cursor).is_err() {
             return;
         }
-        match self.cursors.get(device).copied() {
-            Some(stored) if self.check(&stored).is_ok() && stored.seq >= cursor.seq => {}
-            None if self.cursors.len() >= DEVICES_MAX => {}
-            _ => drop(self.cursors.insert(device.clone(), cursor)),
+        match self.cursors.get(field).copied() {
+            Some(stored) if is_foreign && stored.stamp > cursor.stamp => {}
+            Some(stored) if !is_foreign && self.check(&stored).is_ok() && stored.seq >= cursor.seq => {}
+            None if whose != Whose::Group && self.cursors.len() as u64 >= FIELDS_MAX => {}
+            _ => drop(self.cursors.insert(field.clone(), cursor)),
         }
     }
 
-    /// Writes a location; a lower registration number than the one there does nothing.
+    /// Writes a location; a lower registration number than the one there does nothing. Who gave its place does not get it
+    /// back by registering again.
     fn register(&mut self, registration: &Registration) {
-        let same = |r: &&mut Registration| r.node == registration.node && r.connection == registration.connection;
+        let same = |l: &&mut Located| is_same(&l.registration, registration);
         match self.locations.iter_mut().find(same) {
-            Some(there) if there.reg > registration.reg => {}
-            Some(there) => *there = registration.clone(),
-            None => self.locations.push(registration.clone()),
+            Some(there) if there.registration.reg > registration.reg => {}
+            Some(there) => there.registration = registration.clone(),
+            None => self.locations.push(Located { registration: registration.clone(), hand_over: None }),
         }
     }
 
     /// Removes exactly this registration: never one that came after it, never that of another connection.
     pub fn detach(&mut self, node: &NodeId, connection: ConnectionId, reg: u64) {
-        self.locations.retain(|r| r.node != *node || r.connection != connection || r.reg > reg);
+        self.locations
+            .retain(|Located { registration: r, .. }| r.node != *node || r.connection != connection || r.reg > reg);
     }
 
     /// What is registered for one node.
-    pub fn registered(&self, node: &NodeId) -> Vec<(ConnectionId, u64)> {
-        self.locations.iter().filter(|r| r.node == *node).map(|r| (r.connection, r.reg)).collect()
+    pub fn registered(&self, node: &NodeId) -> Vec<Registered> {
+        let here = self.locations.iter().filter(|l| l.registration.node == *node);
+        let one = |Located { registration: r, hand_over }: &Located| Registered {
+            connection: r.connection,
+            reg: r.reg,
+            hand_over: *hand_over,
+        };
+        here.map(one).collect()
+    }
+
+    /// How many users are connected to a group or to everybody's stream: each node says so where a device is named
+    /// otherwise.
+    pub fn audience(&self) -> u64 {
+        let of = |l: &Located| {
+            let said = l.registration.device.as_ref()?.as_str();
+            said.bytes().all(|b| b.is_ascii_digit()).then(|| said.parse::<u32>().ok())?
+        };
+        self.locations.iter().filter_map(of).map(u64::from).sum()
     }
 
     /// The nodes where the address is, each once, in the order of their first registration.
     pub fn nodes(&self) -> Vec<&NodeId> {
         let mut seen = BTreeMap::new();
-        self.locations.iter().map(|r| &r.node).filter(|n| seen.insert(*n, ()).is_none()).collect()
+        self.locations.iter().map(|l| &l.registration.node).filter(|n| seen.insert(*n, ()).is_none()).collect()
     }
+}
+
+/// The same connection of the same node.
+fn is_same(one: &Registration, other: &Registration) -> bool {
+    one.node == other.node && one.connection == other.connection
 }
 
 /// Bytes of an entry as stored.

@@ -27,6 +27,12 @@ pub enum Rule {
     QueueOverCap,
     /// An inbox is read for its own user only.
     WrongRecipient,
+    /// What was stored before a join is not for him who joined.
+    Outsider,
+    /// A change of presence that is older than what was told is not told.
+    PresenceBack,
+    /// Who watches is told of changes.
+    PresenceWrong,
 }
 
 #[cfg(not(feature = "sabotage"))]
@@ -67,7 +73,7 @@ mod switch {
     /// Of so many times the rule is broken once, where breaking it always would leave nothing to look at.
     const EVERY: u64 = 16;
 
-    const NAMES: [(&str, Rule); 10] = [
+    const NAMES: [(&str, Rule); 13] = [
         ("lost", Rule::Lost),
         ("lost_replicated", Rule::LostReplicated),
         ("redis_lost", Rule::RedisLost),
@@ -78,6 +84,9 @@ mod switch {
         ("stuck", Rule::Stuck),
         ("queue_over_cap", Rule::QueueOverCap),
         ("wrong_recipient", Rule::WrongRecipient),
+        ("outsider", Rule::Outsider),
+        ("presence_back", Rule::PresenceBack),
+        ("presence_wrong", Rule::PresenceWrong),
     ];
 
     /// Switches a rule off for the life of the process.

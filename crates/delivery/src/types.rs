@@ -1,7 +1,7 @@
 //! What is asked of a record and what it answers; the same for every backplane.
 
 use bytes::Bytes;
-use protocol::{ConnectionId, Cursor, DeviceId, NodeId, Page, Tag, UnixMillis};
+use protocol::{ConnectionId, Cursor, DeviceId, GroupId, HandOver, NodeId, Page, Tag, Text, UnixMillis};
 
 /// How much of an inbox is kept; the first limit to be reached trims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,24 @@ pub struct Registration {
     pub device: Option<DeviceId>,
 }
 
+/// What an attach wants of other connections of the same user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// This one gives its place.
+    TakesOver(ConnectionId),
+    /// All others of the same device do.
+    Exclusive,
+}
+
+/// A registration as the record has it, for the node whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    pub connection: ConnectionId,
+    pub reg: u64,
+    /// Another connection took its place: this one is to be closed.
+    pub hand_over: Option<HandOver>,
+}
+
 /// Why continuity cannot be proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -141,7 +159,23 @@ pub struct Attached {
     /// The location was written. False on a backplane that takes no writes: the position check delivers.
     pub routed: bool,
     /// What is registered for the asking node, for it to detach what it does not know.
-    pub registered: Vec<(ConnectionId, u64)>,
+    pub registered: Vec<Registered>,
+    /// Of a group's record the number of its newest membership change, of a user's the version of the set of his groups; 0
+    /// before there is one.
+    pub version: u64,
+    /// Of a group's record, where a member was named: the number of his join, if he is one.
+    pub joined: Option<u64>,
+    /// Of a user's record: what the asker did not know yet.
+    pub user: Option<OfUser>,
+}
+
+/// What a user's record says besides messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfUser {
+    /// The groups that he is a member of, in no order. His set only says where to look: the group's record decides.
+    pub groups: Vec<GroupId>,
+    /// Up to where the device had everybody's stream.
+    pub all: Option<Cursor>,
 }
 
 /// What a cursor is to an inbox.
@@ -159,7 +193,64 @@ pub enum Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     pub standing: Standing,
-    pub registered: Vec<(ConnectionId, u64)>,
+    pub registered: Vec<Registered>,
+    /// See [`Attached::version`].
+    pub version: u64,
+}
+
+/// A device has everything up to a cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The record where it is kept: of the stream; a device's place in `all` is kept in the record of its user.
+    pub of: Text,
+    /// What it is kept under, see [`crate::fields`].
+    pub field: Text,
+    pub cursor: Cursor,
+}
+
+/// What became of a read mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    Moved,
+    /// It is there already, or further.
+    Behind(Cursor),
+    /// The cursor is no place of the stream.
+    NoPlace(Reason),
+}
+
+/// A part of a stream, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Messages by sender (an address), in no order.
+    pub by: Vec<(Text, u64)>,
+    /// Behind the read mark, and not the reader's own.
+    pub unread: u64,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+/// Who sent a message that is named by its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    From(Text),
+    /// It was trimmed.
+    Expired,
+    /// No message of this inbox.
+    NoPlace,
+}
+
+/// How a user is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PresenceOf {
+    /// 0: he was never here.
+    pub version: u64,
+    pub is_online: bool,
+    /// Since when.
+    pub at: UnixMillis,
+    /// His devices that are here, each with since when; connections without a named device by their id.
+    pub devices: Vec<(Text, UnixMillis)>,
+    /// As JSON.
+    pub profile: Option<Text>,
 }
 
 /// `before` of a history is no place of this inbox.

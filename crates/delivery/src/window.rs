@@ -16,6 +16,12 @@ const ALONE_MS: u64 = 10_000;
 /// However slow the replicas are, nothing is kept longer.
 const AGE_MS_MAX: u64 = 300_000;
 
+/// Something that was answered.
+pub trait Answered {
+    /// Bytes that it costs the window.
+    fn weight(&self) -> usize;
+}
+
 /// A message that was answered `sent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -35,21 +41,27 @@ impl Hash for Acknowledged {
     }
 }
 
+impl Answered for Acknowledged {
+    fn weight(&self) -> usize {
+        self.message.envelope.len() + self.record.len() + 160
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Kept {
-    acknowledged: Acknowledged,
+struct Kept<T> {
+    answered: T,
     at: Millis,
 }
 
-/// The messages that are not known to be safe, oldest first.
+/// What was answered and is not known to be safe, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
-    kept: VecDeque<Kept>,
+pub struct Window<T = Acknowledged> {
+    kept: VecDeque<Kept<T>>,
     bytes: usize,
     bytes_max: usize,
-    /// How many messages have ever gone before the first one that is kept.
+    /// How many answers have ever gone before the first one that is kept.
     gone: u64,
-    /// Offsets of the master and the messages that were acknowledged before each was asked for.
+    /// Offsets of the master and what was answered before each was asked for.
     marks: VecDeque<Mark>,
     /// When a replica was there last. One that went away may be the next master.
     replica_seen: Option<Millis>,
@@ -73,20 +85,20 @@ pub struct Replication {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Question(u64);
 
-impl Window {
+impl<T: Answered> Window<T> {
     pub fn new(bytes_max: usize) -> Self {
         let (kept, marks) = (VecDeque::new(), VecDeque::new());
         Self { kept, bytes: 0, bytes_max, gone: 0, marks, replica_seen: None, unconfirmed: 0 }
     }
 
-    /// A message was answered `sent`.
-    pub fn push(&mut self, acknowledged: Acknowledged, now: Millis) {
+    /// Something was answered.
+    pub fn push(&mut self, answered: T, now: Millis) {
         // What is appended again would hide what becomes of messages without these rules.
         if sabotage::is_off(Rule::LostReplicated) || sabotage::is_off(Rule::MissingReset) {
             return;
         }
-        self.bytes += weight(&acknowledged);
-        self.kept.push_back(Kept { acknowledged, at: now });
+        self.bytes += answered.weight();
+        self.kept.push_back(Kept { answered, at: now });
         while self.bytes > self.bytes_max && self.kept.len() > 1 {
             self.drop_first();
             self.unconfirmed += 1;
@@ -131,11 +143,11 @@ impl Window {
         self.marks.retain(|m| m.before > gone);
     }
 
-    /// Everything that is not known to be safe, oldest first: to be appended again on another master, each unless it is
-    /// there. It stays until that master's replicas have it. The old master's offsets say nothing about the new one.
-    pub fn replay(&mut self) -> impl Iterator<Item = &Acknowledged> {
+    /// Everything that is not known to be safe, oldest first: to be asked again of another master, each unless it is there.
+    /// It stays until that master's replicas have it. The old master's offsets say nothing about the new one.
+    pub fn replay(&mut self) -> impl Iterator<Item = &T> {
         self.marks.clear();
-        self.kept.iter().map(|k| &k.acknowledged)
+        self.kept.iter().map(|k| &k.answered)
     }
 
     /// True while something is kept that a replica will soon have, or was lately there to have.
@@ -158,15 +170,10 @@ impl Window {
 
     fn drop_first(&mut self) {
         if let Some(first) = self.kept.pop_front() {
-            self.bytes -= weight(&first.acknowledged);
+            self.bytes -= first.answered.weight();
             self.gone += 1;
         }
     }
-}
-
-/// Bytes that a message costs the window.
-fn weight(acknowledged: &Acknowledged) -> usize {
-    acknowledged.message.envelope.len() + acknowledged.record.len() + 160
 }
 
 #[cfg(test)]
@@ -193,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_message_is_kept_until_every_replica_is_past_an_offset_that_was_asked_for_after_it() {
-        let mut window = Window::new(1 << 20);
+        let mut window: Window = Window::new(1 << 20);
         window.push(acknowledged(1), Millis(0));
         let first = window.question();
         window.push(acknowledged(2), Millis(0));
@@ -209,7 +216,7 @@ mod tests {
     /// The offset in an answer may be older than a message that was acknowledged while the answer was on its way.
     #[test]
     fn what_was_acknowledged_after_the_question_is_not_covered_by_its_answer() {
-        let mut window = Window::new(1 << 20);
+        let mut window: Window = Window::new(1 << 20);
         let early = window.question();
         window.push(acknowledged(1), Millis(0));
         window.on_replication(early, &at(100, &[100]), Millis(1));
@@ -218,7 +225,7 @@ mod tests {
 
     #[test]
     fn without_a_replica_ten_seconds_have_to_do() {
-        let mut window = Window::new(1 << 20);
+        let mut window: Window = Window::new(1 << 20);
         window.push(acknowledged(1), Millis(0));
         window.push(acknowledged(2), Millis(5_000));
         window.on_replication(window.question(), &at(1, &[]), Millis(9_999));
@@ -231,7 +238,7 @@ mod tests {
     /// A master that was cut off from its replica goes on answering, and the replica becomes the master.
     #[test]
     fn beside_a_replica_that_went_away_what_falls_out_is_counted() {
-        let mut window = Window::new(1 << 20);
+        let mut window: Window = Window::new(1 << 20);
         window.on_replication(window.question(), &at(1, &[1]), Millis(0));
         window.push(acknowledged(1), Millis(0));
         window.on_replication(window.question(), &at(2, &[]), Millis(ALONE_MS));
@@ -244,7 +251,7 @@ mod tests {
     /// A node that leaves takes its memory along; a replica that is there has everything within a moment.
     #[test]
     fn who_leaves_waits_for_a_replica_that_is_there_and_for_nobody_else() {
-        let mut window = Window::new(1 << 20);
+        let mut window: Window = Window::new(1 << 20);
         window.push(acknowledged(1), Millis(0));
         assert!(!window.awaits_replica(Millis(0)), "nobody is there");
         let question = window.question();
@@ -257,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_falls_out_unconfirmed_is_counted() {
-        let mut window = Window::new(2 * weight(&acknowledged(1)));
+        let mut window = Window::new(2 * acknowledged(1).weight());
         (1..=5).for_each(|n| window.push(acknowledged(n), Millis(0)));
         assert_eq!(kept(&mut window), [4, 5]);
         assert_eq!(window.take_unconfirmed(), 3);
@@ -269,7 +276,7 @@ mod tests {
     /// After a failover the offsets begin anew: a mark of the old master must not let go what the new one lost.
     #[test]
     fn a_replay_forgets_the_old_masters_offsets_and_keeps_the_messages() {
-        let mut window = Window::new(1 << 20);
+        let mut window: Window = Window::new(1 << 20);
         window.push(acknowledged(1), Millis(0));
         window.on_replication(window.question(), &at(100, &[50]), Millis(1));
         assert_eq!(kept(&mut window), [1]);

@@ -10,10 +10,14 @@ pub mod fields;
 pub mod frame;
 pub mod json;
 pub mod msgpack;
+mod people;
+mod raw;
+mod read;
 pub mod transcode;
 pub mod write;
 
 pub use codec::{Codec, Decoded, WireFrame};
 pub use event::{Bye, ErrorFrame, HistoryFrame, MessageFrame, ServerFrame, Status, StreamStatus, Welcome};
 pub use fields::{Fields, Malformed, Raw, Refusal};
-pub use frame::{Body, ClientFrame, FrameError, From, Hello, Send};
+pub use frame::{Body, ClientFrame, FrameError, From, Hello, History, Join, Named, Send};
+pub use people::{MemberChange, MembersFrame, OnlineFrame, PersonFrame, ReadChange, ReceiptsFrame};

@@ -103,6 +103,9 @@ impl NodeId {
 pub struct ConnectionId(pub u64);
 
 impl ConnectionId {
+    /// Stands for a node itself, where it is registered for a group: no connection has it.
+    pub const NODE: Self = Self(0);
+
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         if digits { u64::from_str_radix(text, 16).ok().map(Self) } else { None }

@@ -25,9 +25,6 @@ pub const HISTORY_LIMIT_MAX: u64 = 200;
 /// Bytes of bodies after which a `history` answer stops.
 pub const HISTORY_BYTES_MAX: usize = 256 * 1024;
 
-/// Devices of a user whose cursors are kept: the names are the clients' own, so their number needs an end.
-pub const DEVICES_MAX: usize = 256;
-
 /// Messages in one append batch: far below what Lua can unpack, and a few milliseconds of Redis at the most.
 pub const BATCH_MESSAGES_MAX: usize = 1_000;
 
@@ -41,3 +38,28 @@ pub const PAGE_BYTES_MAX: usize = 64 * 1024;
 /// How far back a retry is searched for: entries and bytes. A search of 4,096 costs 5 ms of Redis.
 pub const SEARCH_ENTRIES_MAX: usize = 4_096;
 pub const SEARCH_BYTES_MAX: usize = 512 * 1024;
+
+/// Groups of one user: as many as one `hello` can name, besides the own inbox and `all`.
+pub const GROUPS_MAX: u64 = 256;
+
+/// Members of one group.
+pub const MEMBERS_MAX: u64 = 100_000;
+
+/// Changes that a group's log keeps. A node that missed more reads who of its own users is a member.
+pub const CHANGES_MAX: usize = 4_096;
+
+/// Above so many members a group says numbers instead of names: changes, presence and receipts.
+pub const NAMED_MEMBERS_MAX: u64 = 1_000;
+
+/// Places that one record keeps of a user: his devices' in the own inbox and in `all`, and read marks.
+pub const FIELDS_MAX: u64 = 1_024;
+
+/// Users of one `presence` or `watch`, and all that one connection may watch.
+pub const WATCHED_MAX: usize = 1_000;
+
+/// Members that one `members` asks for at most.
+pub const MEMBERS_LIMIT_MAX: u64 = 1_000;
+
+/// Entries that one part of a count looks at, and that one `history` of a conversation goes through.
+pub const COUNT_ENTRIES_MAX: u64 = 1_000;
+pub const SCAN_ENTRIES_MAX: usize = 2_000;

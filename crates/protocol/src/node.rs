@@ -6,7 +6,7 @@
 //!
 //! - **entry**: version 1 `| 1 | tag 8 | stamp 8 | envelope |`, version 2 (groups) `| 2 | tag 8 | stamp 8 | mseq 8 | envelope |`
 //! - **envelope**: a MessagePack array `[to, from, id, encoding, body, expires_ms, traceparent, flags]`
-//! - **bundle**: `| 1 |`, then items `| kind 1 | n 2 | address n | epoch 8 | seq 8 | link 8 | version 8 | m 4 | entry m |`
+//! - **bundle**: see [`crate::bundle`]
 //!
 //! Numbers are big-endian.
 
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 
-use crate::cursor::{Cursor, Epoch, Stamp, Tag};
+use crate::cursor::{Cursor, Stamp, Tag};
 use crate::limits::NUMBER_MAX;
 use crate::text::Text;
 use crate::time::UnixMillis;
@@ -25,9 +25,6 @@ use crate::time::UnixMillis;
 pub const ENTRY_PLAIN: u8 = 1;
 /// An entry of a group's inbox: it carries the number of the membership change before it.
 pub const ENTRY_MEMBERS: u8 = 2;
-const BUNDLE_VERSION: u8 = 1;
-const ITEM_DURABLE: u8 = 1;
-const ITEM_EPHEMERAL: u8 = 2;
 
 /// How a body is written. It passes through unparsed to whoever speaks the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -190,6 +187,8 @@ pub struct Entry {
     /// The stamp of the entry before it.
     pub link: Stamp,
     pub tag: Tag,
+    /// Of a group's entry: the number of the membership change before it.
+    pub mseq: Option<u64>,
     pub envelope: Arc<Envelope>,
 }
 
@@ -204,22 +203,6 @@ impl Entry {
 pub struct Ephemeral {
     pub at: UnixMillis,
     pub envelope: Arc<Envelope>,
-}
-
-/// What a channel brings for one address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Live {
-    Entry(Entry),
-    Ephemeral(Ephemeral),
-}
-
-impl Live {
-    pub fn envelope(&self) -> &Arc<Envelope> {
-        match self {
-            Self::Entry(entry) => &entry.envelope,
-            Self::Ephemeral(ephemeral) => &ephemeral.envelope,
-        }
-    }
 }
 
 /// A piece of an inbox, in order.
@@ -239,130 +222,54 @@ impl Page {
         for row in rows {
             let link = page.end.stamp;
             page.end = Cursor { epoch: start.epoch, seq: page.end.seq + 1, stamp: Stored::stamp_of(row) };
-            let stored = Stored::decode(row).and_then(|s| Envelope::decode(&s.envelope).map(|e| (s.tag, e)));
-            if let Ok((tag, envelope)) = stored {
-                page.entries.push(Entry { cursor: page.end, link, tag, envelope: Arc::new(envelope) });
+            let stored = Stored::decode(row).and_then(|s| Envelope::decode(&s.envelope).map(|e| (s.tag, s.mseq, e)));
+            if let Ok((tag, mseq, envelope)) = stored {
+                page.entries.push(Entry { cursor: page.end, link, tag, mseq, envelope: Arc::new(envelope) });
             }
         }
         page
     }
 }
 
-/// One payload of a channel: for each item the address whose record it is in, the membership or group-set version at
-/// that moment (0 before there is one), and the message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bundle {
-    pub items: Vec<Item>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    pub record: Text,
-    pub version: u64,
-    pub live: Live,
-}
-
-impl Bundle {
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![BUNDLE_VERSION];
-        for item in &self.items {
-            let (kind, cursor, link, tag) = match &item.live {
-                Live::Entry(entry) => (ITEM_DURABLE, entry.cursor, entry.link, entry.tag),
-                Live::Ephemeral(one) => {
-                    let cursor = Cursor { stamp: Stamp(one.at.0 * 1_000), ..Cursor::default() };
-                    (ITEM_EPHEMERAL, cursor, Stamp::default(), Tag::default())
-                }
-            };
-            let envelope = Bytes::from(item.live.envelope().encode());
-            let entry = Stored { tag, stamp: cursor.stamp, mseq: None, envelope }.encode();
-            out.put_u8(kind);
-            out.put_u16(u16::try_from(item.record.len()).unwrap_or(u16::MAX));
-            out.put_slice(item.record.as_bytes());
-            out.put_slice(&cursor.epoch.0);
-            out.put_u64(cursor.seq);
-            out.put_u64(link.0);
-            out.put_u64(item.version);
-            out.put_u32(u32::try_from(entry.len()).unwrap_or(u32::MAX));
-            out.put_slice(&entry);
-        }
-        out
-    }
-
-    /// Reads a payload; what is in it shares the buffer.
-    ///
-    /// # Errors
-    /// [`NodeError`]: nothing of a payload that does not parse is used, for a gap heals by itself and a guess does not.
-    pub fn decode(bytes: &Bytes) -> Result<Self, NodeError> {
-        let mut reader = Reader { bytes, at: 0 };
-        match reader.u8()? {
-            BUNDLE_VERSION => {}
-            other => return Err(NodeError::Version(other)),
-        }
-        let mut items = Vec::new();
-        while reader.at < bytes.len() {
-            let kind = reader.u8()?;
-            let length = usize::from(reader.u16()?);
-            let record = Text::from_bytes(reader.take(length)?).ok_or(NodeError::Malformed)?;
-            let epoch = Epoch(reader.array()?);
-            let seq = reader.number()?;
-            let link = Stamp(reader.number()?);
-            let version = reader.number()?;
-            let length = reader.u32()? as usize;
-            let stored = Stored::decode(&reader.take(length)?)?;
-            let envelope = Arc::new(Envelope::decode(&stored.envelope)?);
-            let live = match kind {
-                ITEM_DURABLE => {
-                    let cursor = Cursor { epoch, seq, stamp: stored.stamp };
-                    Live::Entry(Entry { cursor, link, tag: stored.tag, envelope })
-                }
-                ITEM_EPHEMERAL => Live::Ephemeral(Ephemeral { at: stored.stamp.at(), envelope }),
-                other => return Err(NodeError::Version(other)),
-            };
-            items.push(Item { record, version, live });
-        }
-        Ok(Self { items })
-    }
-}
-
 /// Reads fixed-size numbers off a shared buffer; every end is checked.
-struct Reader<'a> {
-    bytes: &'a Bytes,
-    at: usize,
+pub(crate) struct Reader<'a> {
+    pub(crate) bytes: &'a Bytes,
+    pub(crate) at: usize,
 }
 
 impl Reader<'_> {
-    fn take(&mut self, length: usize) -> Result<Bytes, NodeError> {
+    pub(crate) fn take(&mut self, length: usize) -> Result<Bytes, NodeError> {
         let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len()).ok_or(NodeError::Malformed)?;
         let piece = self.bytes.slice(self.at..end);
         self.at = end;
         Ok(piece)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], NodeError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], NodeError> {
         let end = self.at + N;
         let piece = self.bytes.get(self.at..end).ok_or(NodeError::Malformed)?;
         self.at = end;
         piece.try_into().map_err(|_| NodeError::Malformed)
     }
 
-    fn u8(&mut self) -> Result<u8, NodeError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, NodeError> {
         Ok(self.array::<1>()?[0])
     }
 
-    fn u16(&mut self) -> Result<u16, NodeError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, NodeError> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Result<u32, NodeError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, NodeError> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, NodeError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, NodeError> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
     /// A number that Lua wrote: below 2^53.
-    fn number(&mut self) -> Result<u64, NodeError> {
+    pub(crate) fn number(&mut self) -> Result<u64, NodeError> {
         self.u64().and_then(|n| if n < NUMBER_MAX { Ok(n) } else { Err(NodeError::Malformed) })
     }
 }
@@ -370,6 +277,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::Epoch;
 
     fn envelope() -> Envelope {
         Envelope {
@@ -384,43 +292,17 @@ mod tests {
         }
     }
 
-    fn bundle() -> Bundle {
-        let cursor = Cursor { epoch: Epoch(*b"01234567"), seq: 9, stamp: Stamp(1_000_123) };
-        let entry = Entry { cursor, link: Stamp(999), tag: Tag(u64::MAX), envelope: Arc::new(envelope()) };
-        let ephemeral = Ephemeral { at: UnixMillis(77), envelope: Arc::new(envelope()) };
-        let item = |live| Item { record: "user:bob".into(), version: 3, live };
-        Bundle { items: vec![item(Live::Entry(entry)), item(Live::Ephemeral(ephemeral))] }
-    }
-
     #[test]
-    fn an_envelope_an_entry_and_a_bundle_are_read_back() {
+    fn an_envelope_and_an_entry_are_read_back() {
         assert_eq!(Envelope::decode(&Bytes::from(envelope().encode())), Ok(envelope()));
         for mseq in [None, Some(4)] {
             let stored = Stored { tag: Tag(1), stamp: Stamp(2), mseq, envelope: Bytes::from_static(b"x") };
             assert_eq!(Stored::decode(&Bytes::from(stored.encode())), Ok(stored));
         }
-        assert_eq!(Bundle::decode(&Bytes::from(bundle().encode())), Ok(bundle()));
-    }
-
-    #[test]
-    fn a_bundle_cut_anywhere_or_changed_anywhere_never_panics() {
-        let whole = bundle().encode();
-        for cut in 0..whole.len() {
-            let result = Bundle::decode(&Bytes::from(whole[..cut].to_vec()));
-            assert!(
-                result.is_err() || cut == 1 || cut == whole.len() / 2 + 1 || result.is_ok_and(|b| b.items.len() < 2)
-            );
-        }
-        for at in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 0xff;
-            let _ = Bundle::decode(&Bytes::from(bytes));
-        }
     }
 
     #[test]
     fn a_form_from_the_future_is_named_as_such() {
-        assert_eq!(Bundle::decode(&Bytes::from_static(b"\x09")), Err(NodeError::Version(9)));
         assert_eq!(Stored::decode(&Bytes::from_static(b"\x07")), Err(NodeError::Version(7)));
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::node::Item;
+use protocol::bundle::Item;
 use protocol::{Bundle, NodeId};
 
 /// Joins the items of a batch, each with the nodes where its address is, to one bundle a node. A node that has several

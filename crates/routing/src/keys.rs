@@ -46,6 +46,30 @@ impl Keys<'_> {
         RecordKeys { meta: key("m"), inbox: key("i"), cursors: key("c") }
     }
 
+    /// A group's members, or a user's groups.
+    pub fn members(&self, record: &str) -> String {
+        self.of_record("g", record)
+    }
+
+    /// The newest changes of a group's members.
+    pub fn changes(&self, record: &str) -> String {
+        self.of_record("j", record)
+    }
+
+    /// Whether a user is online, since when, and his profile.
+    pub fn presence(&self, record: &str) -> String {
+        self.of_record("p", record)
+    }
+
+    /// The nodes where somebody watches a user.
+    pub fn watchers(&self, record: &str) -> String {
+        self.of_record("w", record)
+    }
+
+    fn of_record(&self, kind: &str, record: &str) -> String {
+        format!("{}:{{{}}}:{kind}:{}", self.prefix, self.tag(record), escape(record))
+    }
+
     /// The addresses of one partition (that of `record`) that are located at a node, to clean up after a crash.
     pub fn located(&self, record: &str, node: &NodeId) -> String {
         format!("{}:{{{}}}:at:{node}", self.prefix, self.tag(record))

@@ -176,7 +176,12 @@ impl Topology {
 
     /// All that a node subscribes to for a group: its own channel, and everybody's.
     pub fn own_channels(&self, node: &NodeId, group: SlotGroup) -> [Channel; 2] {
-        [self.channel(node, group), Channel(format!("{}:all", self.channel_base(group)))]
+        [self.channel(node, group), self.everybody(group)]
+    }
+
+    /// Where all nodes hear what is published.
+    pub fn everybody(&self, group: SlotGroup) -> Channel {
+        Channel(format!("{}:all", self.channel_base(group)))
     }
 
     /// In a Cluster a channel has a slot, as a key has: that of its partition.

@@ -1,10 +1,11 @@
 //! The arguments of `append.lua` and its reply.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use delivery::record::Whose;
 use delivery::{Kind, Limits, NewMessage, Place, Placed};
 use fred::types::Value;
 use protocol::limits::NUMBER_MAX;
-use protocol::node::ENTRY_PLAIN;
+use protocol::node::{ENTRY_MEMBERS, ENTRY_PLAIN};
 use protocol::{Cursor, Epoch, NodeId, Stamp};
 
 use super::RedisSettings;
@@ -26,14 +27,16 @@ pub(super) fn call(settings: &RedisSettings, batch: &Batch) -> (Vec<String>, Vec
     keys.extend(records.iter().map(|record| record.meta.clone()));
     keys.extend(records.iter().map(|record| record.inbox.clone()));
     keys.extend(records.into_iter().map(|record| record.cursors));
-    let mut args = Vec::with_capacity(9 + 3 * batch.groups.len());
+    let mut args = Vec::with_capacity(10 + 3 * batch.groups.len());
     args.push(batch.number.map_or_else(|| text(""), |n| number(n.0)));
     args.extend([batch.deadline_us, retention_ms, inbox_max, inbox_bytes, retry_young_us].map(number));
-    args.push(text(&settings.topology.channel_prefix(settings.topology.group_of_lane(batch.lane))));
+    let group = settings.topology.group_of_lane(batch.lane);
+    args.push(text(&settings.topology.channel_prefix(group)));
     args.push(text(publish_command(settings.topology.layout())));
     args.push(Value::Bytes(Bytes::copy_from_slice(&batch.epoch.0)));
+    args.push(text(&settings.topology.everybody(group).0));
     for group in &batch.groups {
-        args.push(Value::Bytes(heads(&group.messages)));
+        args.push(Value::Bytes(heads(Whose::of(&group.record), &group.messages)));
         args.push(Value::Bytes(item(&group.record)));
         args.extend(group.messages.iter().map(|message| Value::Bytes(message.envelope.clone())));
     }
@@ -42,13 +45,14 @@ pub(super) fn call(settings: &RedisSettings, batch: &Batch) -> (Vec<String>, Vec
 
 /// One string for all messages of an address: Redis pays for each string that a script is given. First tries are what
 /// entries begin with, so that the script has nothing to make of them.
-fn heads(messages: &[NewMessage]) -> Bytes {
+fn heads(whose: Whose, messages: &[NewMessage]) -> Bytes {
+    let form = if whose == Whose::Group { ENTRY_MEMBERS } else { ENTRY_PLAIN };
     let is_first_try = |one: &NewMessage| one.kind == Kind::Durable && one.search_us.is_none();
     let are_first_tries = messages.iter().all(is_first_try);
     let mut heads = BytesMut::with_capacity(17 * messages.len());
     for one in messages {
         if are_first_tries {
-            heads.put_u8(ENTRY_PLAIN);
+            heads.put_u8(form);
             heads.put_u64(one.tag.0);
         } else {
             heads.put_u8(match (one.kind, one.search_us) {
@@ -74,7 +78,7 @@ fn item(record: &str) -> Bytes {
 }
 
 /// In a Cluster a channel has a slot, and its messages stay on that master.
-fn publish_command(layout: Layout) -> &'static str {
+pub(super) fn publish_command(layout: Layout) -> &'static str {
     match layout {
         Layout::Whole => "PUBLISH",
         Layout::Cluster => "SPUBLISH",

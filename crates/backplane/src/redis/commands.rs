@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use delivery::{Attached, Replication, Verified};
+use delivery::record::Whose;
+use delivery::{Ack, Attached, Replication, Verified};
 use fred::clients::Client;
 use fred::interfaces::SetsInterface;
 use fred::types::Value;
-use protocol::limits::DEVICES_MAX;
-use protocol::{Bundle, Cursor, DeviceId, NodeId, Page, Text};
+use protocol::limits::FIELDS_MAX;
+use protocol::{Bundle, Cursor, NodeId, Page, Text};
 use routing::SlotGroup;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use super::askings::Asking;
 use super::cluster::Map;
 use super::moving::redirect;
 use super::replicas::Replicas;
+use super::requests::Known;
 use super::scripts::{Scripts, bytes_of, classify, items_of};
 use super::{RedisSettings, append, requests};
 use crate::api::{
@@ -108,7 +110,7 @@ impl RedisClock {
         self.offset_us.load(Ordering::Relaxed) + self.elapsed_us()
     }
 
-    fn set(&self, now_us: u64) {
+    pub(super) fn set(&self, now_us: u64) {
         self.offset_us.store(now_us.saturating_sub(self.elapsed_us()), Ordering::Relaxed);
     }
 
@@ -180,14 +182,15 @@ impl RedisCommands {
         Ok(result)
     }
 
-    async fn run_ack(&self, acks: &[(Text, DeviceId, Cursor)]) -> Result<(), BackplaneError> {
+    async fn run_ack(&self, acks: &[Ack]) -> Result<(), BackplaneError> {
         let names = self.settings.topology.keys();
-        let (mut keys, mut args) = (Vec::with_capacity(3 * acks.len()), vec![requests::number(DEVICES_MAX as u64)]);
-        for (of, device, cursor) in acks {
+        let (mut keys, mut args) = (Vec::with_capacity(3 * acks.len()), Vec::with_capacity(3 * acks.len()));
+        for Ack { of, field, cursor } in acks {
             let record = names.record(of);
             keys.extend([record.meta, record.inbox, record.cursors]);
-            args.push(requests::text(device.as_str()));
-            args.push(requests::cursor(Some(cursor)));
+            // A group has as many as its members have devices.
+            let fields_max = if Whose::of(of) == Whose::Group { String::new() } else { FIELDS_MAX.to_string() };
+            args.extend([requests::text(field), requests::cursor(Some(cursor)), requests::text(&fields_max)]);
         }
         self.book(self.scripts.ack.run(&self.client, keys, args).await).map(drop)
     }
@@ -233,10 +236,8 @@ impl RedisCommands {
                 if some.is_empty() {
                     break;
                 }
-                let metas = some.iter().map(|of| names.record(of).meta);
-                let keys = std::iter::once(located.clone()).chain(metas).collect();
-                let args = std::iter::once(node.as_str()).chain(some.iter().map(String::as_str)).map(requests::text);
-                let answer = self.scripts.reap.run(&self.client, keys, args.collect()).await;
+                let (keys, args) = requests::reap_call(&self.settings, node, &located, &some);
+                let answer = self.scripts.reap.run(&self.client, keys, args).await;
                 cleaned += self.book(answer)?.as_u64().unwrap_or(0);
             }
         }
@@ -310,7 +311,7 @@ impl Log for RedisCommands {
         list: &'a [AttachRequest],
     ) -> Answer<'a, Result<Vec<Result<Attached, BackplaneError>>, BackplaneError>> {
         Box::pin(async move {
-            let (keys, args) = requests::attach_call(&self.settings, list);
+            let (keys, args) = requests::attach_call(&self.settings, list, Known::Nothing);
             let answers = match self.book(self.scripts.attach.run(&self.client, keys, args).await) {
                 Err(error) if redirect(&error).is_some() => {
                     let mut answers = Vec::with_capacity(list.len());
@@ -319,12 +320,10 @@ impl Log for RedisCommands {
                     }
                     answers
                 }
-                answers => items_of(answers?).into_iter().map(Ok).collect(),
+                answers => items_of(answers?).into_iter().map(requests::attached).collect(),
             };
             let gone = || BackplaneError::NotRun("no record, and none was begun".to_owned());
-            let one = |answer: Result<Value, BackplaneError>| {
-                self.book(requests::attached(answer?).and_then(|found| found.ok_or_else(gone)))
-            };
+            let one = |answer: Result<Option<Attached>, _>| self.book(answer.and_then(|found| found.ok_or_else(gone)));
             Ok(answers.into_iter().map(one).collect())
         })
     }
@@ -379,7 +378,7 @@ impl Log for RedisCommands {
         })
     }
 
-    fn ack<'a>(&'a self, acks: &'a [(Text, DeviceId, Cursor)]) -> Answer<'a, Result<(), BackplaneError>> {
+    fn ack<'a>(&'a self, acks: &'a [Ack]) -> Answer<'a, Result<(), BackplaneError>> {
         Box::pin(self.run_ack(acks))
     }
 

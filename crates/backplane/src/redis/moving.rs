@@ -7,22 +7,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use delivery::Place;
+use delivery::record::Whose;
+use delivery::{Attached, OfUser, Place, fields};
 use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, KeysInterface, SetsInterface};
 use fred::types::{ClusterHash, CustomCommand, Value};
-use protocol::node::Item;
-use protocol::{Bundle, Cursor, Entry, Envelope, Ephemeral, Epoch, Live, Stamp};
+use protocol::bundle::Item;
+use protocol::{Bundle, Cursor, Entry, Envelope, Ephemeral, Epoch, Live, Stamp, Text};
 use tokio::time::{Instant, sleep};
 
 use super::askings::{Asking, as_asked, with_published};
 use super::cluster::Asked;
 use super::commands::RedisCommands;
+use super::requests::{Known, cursor_of, group_of};
 use super::scripts::{Script, bytes_of, classify, items_of};
 use super::{append, requests};
 use crate::api::{AttachRequest, Batch, BatchAnswer, BatchResult, DetachRequest, Group, VerifyRequest};
 use crate::error::BackplaneError;
+
+/// The record of everybody's stream.
+const EVERYBODY: &str = "all";
 
 /// How long a record may be in two places at once.
 const MOVING_WITHIN: Duration = Duration::from_secs(2);
@@ -132,7 +137,7 @@ impl RedisCommands {
         let script = &self.scripts.begin_inbox;
         let stamp = run_asking(there, script, vec![record.inbox], vec![retention.clone()]).await?;
         let epoch = Value::Bytes(Bytes::copy_from_slice(&epoch.0));
-        let args = vec![retention, epoch, Value::Bytes(bytes_of(stamp))];
+        let args = vec![retention, epoch, Value::Bytes(bytes_of(stamp)), requests::text(of)];
         run_asking(there, &self.scripts.begin_meta, vec![record.meta], args).await.map(drop)
     }
 
@@ -194,9 +199,13 @@ impl RedisCommands {
             for (message, placed) in group.messages.iter().zip(placed.iter().flatten()) {
                 let Ok(envelope) = Envelope::decode(&message.envelope) else { continue };
                 let live = match placed.place {
-                    Place::Stored(cursor) => {
-                        Live::Entry(Entry { cursor, link: Stamp(0), tag: message.tag, envelope: envelope.into() })
-                    }
+                    Place::Stored(cursor) => Live::Entry(Entry {
+                        cursor,
+                        link: Stamp(0),
+                        tag: message.tag,
+                        mseq: None,
+                        envelope: envelope.into(),
+                    }),
                     Place::Published => Live::Ephemeral(Ephemeral { at: placed.at, envelope: envelope.into() }),
                     Place::Found(_) | Place::Unprovable => continue,
                 };
@@ -204,49 +213,88 @@ impl RedisCommands {
             }
         }
         let payload = Value::Bytes(Bytes::from(bundle.encode()));
-        let layout = self.settings.topology.layout();
-        for (node, _) in &answer.receivers {
-            let channel = self.settings.topology.channel(node, self.settings.topology.group_of_lane(batch.lane)).0;
+        let topology = &self.settings.topology;
+        let (layout, group) = (topology.layout(), topology.group_of_lane(batch.lane));
+        let mut channels: Vec<_> = answer.receivers.iter().map(|(node, _)| topology.channel(node, group).0).collect();
+        if channels.is_empty() && bundle.items.iter().any(|item| &*item.record == EVERYBODY) {
+            // It is at so many nodes that it was published to all of them at once.
+            channels.push(topology.everybody(group).0);
+        }
+        for channel in channels {
             // A hint only: who does not hear it finds it by his next check.
             let _ = self.book(super::subscription::publish(&self.client, layout, &channel, payload.clone()).await);
         }
     }
 
-    /// One attach on a record that is on its way. The device's stored cursor has a key of its own, and so has the list of
-    /// what is located here.
-    pub(super) async fn attach_moving(&self, request: &AttachRequest) -> Result<Value, BackplaneError> {
+    /// What one hash of a record that is on its way has under a name; with `None` all its names.
+    async fn stored_moving(&self, key: String, name: Option<&str>) -> Result<Value, BackplaneError> {
+        let call = (vec![key], name.map(requests::text).into_iter().collect());
+        Ok(self.run_moving(&self.scripts.stored, call, Absent::Run).await?.0)
+    }
+
+    /// One attach on a record that is on its way. What has a key of its own is asked for by itself: the stored cursor, the
+    /// members of a group, the groups of a user. Whether he is here is left to the next verify, which looks.
+    pub(super) async fn attach_moving(&self, request: &AttachRequest) -> Result<Option<Attached>, BackplaneError> {
         let names = self.settings.topology.keys();
         let mut request = request.clone();
-        if let Some(device) = &request.request.registration.device {
-            let key = names.record(&request.of).cursors;
-            let call = (vec![key], vec![requests::text(device.as_str())]);
-            let stored = self.run_moving(&self.scripts.stored, call, Absent::Run).await?.0;
+        if let Some(field) = &request.request.stored {
+            let stored = self.stored_moving(names.record(&request.of).cursors, Some(field)).await?;
             if let Some(cursor) = cursor_of(&bytes_of(stored)) {
                 insert(&mut request.request.cursors, cursor);
             }
         }
-        let (mut keys, args) = requests::attach_call(&self.settings, std::slice::from_ref(&request));
+        let mut known = Known::Nothing;
+        if let Some(member) = &request.request.member {
+            let joined = bytes_of(self.stored_moving(names.members(&request.of), Some(member.as_str())).await?);
+            known = Known::Joined(joined.first_chunk().map(|number| u64::from_be_bytes(*number)));
+        }
+        let (mut keys, args) = requests::attach_call(&self.settings, std::slice::from_ref(&request), known);
         let meta = keys[0].clone();
-        let located = std::mem::replace(&mut keys[3], meta);
-        keys[2] = keys[0].clone();
-        let absent = Absent::Begin(&request.of, request.epoch);
+        let located = std::mem::replace(&mut keys[3], meta.clone());
+        keys[2..].fill(meta);
+        let is_registered = request.request.registration.is_some();
+        let absent = if is_registered {
+            Absent::Begin(&request.of, request.epoch)
+        } else {
+            Absent::Say(Value::Array(vec![requests::no_record()]))
+        };
         let answers = self.run_moving(&self.scripts.attach, (keys, args), absent).await?.0;
-        // Only for cleaning up after a crash: where it fails, the next generation's attach writes it.
-        let _ = self.client.sadd::<Value, _, _>(located, request.of.as_str()).await;
-        Ok(only(answers))
+        if is_registered {
+            // Only for cleaning up after a crash: where it fails, the next generation's attach writes it.
+            let _ = self.client.sadd::<Value, _, _>(located, request.of.as_str()).await;
+        }
+        let Some(mut attached) = requests::attached(only(answers))? else { return Ok(None) };
+        let is_wanted = request.request.groups_known.is_some_and(|known| known == 0 || known != attached.version);
+        if is_wanted && Whose::of(&request.of) == Whose::User {
+            attached.user = Some(self.of_user_moving(&request).await?);
+        }
+        Ok(Some(attached))
+    }
+
+    async fn of_user_moving(&self, request: &AttachRequest) -> Result<OfUser, BackplaneError> {
+        let names = self.settings.topology.keys();
+        let groups = items_of(self.stored_moving(names.members(&request.of), None).await?);
+        let mut user = OfUser { groups: groups.into_iter().map(bytes_of).filter_map(group_of).collect(), all: None };
+        if let Some(device) = request.request.registration.as_ref().and_then(|r| r.device.as_ref()) {
+            let field: Text = fields::all_device(device);
+            let stored = self.stored_moving(names.record(&request.of).cursors, Some(&field)).await?;
+            user.all = cursor_of(&bytes_of(stored));
+        }
+        Ok(user)
     }
 
     pub(super) async fn verify_moving(&self, request: &VerifyRequest) -> Result<Value, BackplaneError> {
         let (mut keys, args) = requests::verify_call(&self.settings, std::slice::from_ref(request));
-        keys[2] = keys[0].clone();
-        keys[3] = keys[0].clone();
+        let meta = keys[0].clone();
+        keys[2..].fill(meta);
         let gone = Absent::Say(Value::Array(vec![requests::gone()]));
         Ok(only(self.run_moving(&self.scripts.verify, (keys, args), gone).await?.0))
     }
 
     pub(super) async fn detach_moving(&self, request: &DetachRequest) -> Result<Value, BackplaneError> {
         let (mut keys, args) = requests::detach_call(&self.settings, &self.node, std::slice::from_ref(request));
-        keys[1] = keys[0].clone();
+        let meta = keys[0].clone();
+        keys[1..].fill(meta);
         Ok(only(self.run_moving(&self.scripts.detach, (keys, args), Absent::Run).await?.0))
     }
 
@@ -308,14 +356,6 @@ async fn asking(client: &Client, name: &'static str, words: Vec<Value>) -> Resul
     let _: () = pipeline.custom(command(name), words).await.map_err(classify)?;
     let last = pipeline.try_all::<Value>().await.pop();
     last.unwrap_or_else(|| Err(Error::new(ErrorKind::Unknown, "no answer behind ASKING"))).map_err(classify)
-}
-
-/// A device's cursor as the hash of cursors holds it.
-fn cursor_of(raw: &[u8]) -> Option<Cursor> {
-    let (epoch, rest) = raw.split_first_chunk::<8>()?;
-    let (seq, stamp) = rest.split_first_chunk::<8>()?;
-    let stamp = stamp.first_chunk::<8>()?;
-    Some(Cursor { epoch: Epoch(*epoch), seq: u64::from_be_bytes(*seq), stamp: Stamp(u64::from_be_bytes(*stamp)) })
 }
 
 #[cfg(test)]

@@ -37,6 +37,19 @@ pub(super) struct Scripts {
     pub(super) begin_inbox: Script,
     pub(super) begin_meta: Script,
     pub(super) stored: Script,
+    pub(super) presence: Script,
+    pub(super) unwatch: Script,
+    pub(super) audience: Script,
+    pub(super) notify: Script,
+    pub(super) change: Script,
+    pub(super) regroup: Script,
+    pub(super) changes: Script,
+    pub(super) memberships: Script,
+    pub(super) groups_of: Script,
+    pub(super) part: Script,
+    pub(super) mark: Script,
+    pub(super) count: Script,
+    pub(super) sender: Script,
 }
 
 impl Script {
@@ -76,21 +89,35 @@ impl Script {
 impl Scripts {
     pub(super) fn new(edit: Edit<'_>) -> Self {
         let script = |text| Script::new(text, edit);
+        let telling = |text: &str| Script::new(&format!("{}\n{text}", include_str!("lua/told.lua")), edit);
         Self {
             append: script(include_str!("lua/append.lua")),
-            attach: script(include_str!("lua/attach.lua")),
-            verify: script(include_str!("lua/verify.lua")),
-            detach: script(include_str!("lua/detach.lua")),
+            attach: telling(include_str!("lua/attach.lua")),
+            verify: telling(include_str!("lua/verify.lua")),
+            detach: telling(include_str!("lua/detach.lua")),
             history: script(include_str!("lua/history.lua")),
             ack: script(include_str!("lua/ack.lua")),
             heartbeat: script(include_str!("lua/heartbeat.lua")),
             bury: script(include_str!("lua/bury.lua")),
-            reap: script(include_str!("lua/reap.lua")),
+            reap: telling(include_str!("lua/reap.lua")),
             agree: script(include_str!("lua/agree.lua")),
             holds: script(include_str!("lua/holds.lua")),
             begin_inbox: script(include_str!("lua/begin_inbox.lua")),
             begin_meta: script(include_str!("lua/begin_meta.lua")),
             stored: script(include_str!("lua/stored.lua")),
+            presence: telling(include_str!("lua/presence.lua")),
+            unwatch: script(include_str!("lua/unwatch.lua")),
+            audience: script(include_str!("lua/audience.lua")),
+            notify: telling(include_str!("lua/notify.lua")),
+            change: telling(include_str!("lua/change.lua")),
+            regroup: telling(include_str!("lua/regroup.lua")),
+            changes: script(include_str!("lua/changes.lua")),
+            memberships: script(include_str!("lua/memberships.lua")),
+            groups_of: script(include_str!("lua/groups_of.lua")),
+            part: script(include_str!("lua/part.lua")),
+            mark: script(include_str!("lua/mark.lua")),
+            count: script(include_str!("lua/count.lua")),
+            sender: script(include_str!("lua/sender.lua")),
         }
     }
 

@@ -1,8 +1,10 @@
-//! A real Redis Cluster: one generation a master, each with its own slots. What moving slots do is in `moving.rs` and `wandering.rs`, what
-//! failovers do in `failover.rs`, what URLs may say in `urls.rs`.
+//! A real Redis Cluster: one generation a master, each with its own slots. What moving slots do is in `moving.rs` and
+//! `wandering.rs`, to users and members in `people.rs`, what failovers do in `failover.rs`, what URLs may say in `urls.rs`.
 
+mod changing;
 mod failover;
 mod moving;
+mod people;
 mod urls;
 mod wandering;
 
@@ -14,12 +16,12 @@ use backplane::{
 };
 use delivery::{BatchNumber, NewMessage, Standing, Start, record};
 use protocol::client::From;
-use protocol::{Bundle, ConnectionId, Cursor, DeviceId, Page, Text};
+use protocol::{Bundle, ConnectionId, Cursor, Page, Text};
 use routing::{Layout, Settings, SlotGroup, Topology};
 use testkit::Cluster;
 use tokio::time::{Instant, timeout};
 
-use crate::fixtures::{Generation, LIMITS, epoch, message, node, redis_settings, registration};
+use crate::fixtures::{Generation, LIMITS, acked, epoch, message, node, redis_settings, registered, registration};
 
 const LATER: u64 = u64::MAX >> 12;
 
@@ -88,6 +90,11 @@ impl Member {
         &self.generations.iter().find(|(_, g)| g.commands.groups().contains(&group)).unwrap().1
     }
 
+    fn of_mut(&mut self, record: &str) -> &mut Generation {
+        let group = topology().group(record);
+        &mut self.generations.iter_mut().find(|(_, g)| g.commands.groups().contains(&group)).unwrap().1
+    }
+
     fn take(&mut self, record: &str) -> Generation {
         let group = topology().group(record);
         let place = self.generations.iter().position(|(_, g)| g.commands.groups().contains(&group)).unwrap();
@@ -97,7 +104,7 @@ impl Member {
     fn attach_of(&self, of: &str, connection: u64, device: Option<&str>, cursors: &[Cursor]) -> AttachRequest {
         let cursors = cursors.iter().copied().map(Some).collect();
         let registration = registration(&self.name, connection, 1, device);
-        let request = record::AttachRequest { registration, cursors, from: From::Oldest };
+        let request = record::AttachRequest::of(registration, cursors, From::Oldest);
         AttachRequest { of: of.into(), epoch: epoch(&format!("{} attaches {of} {connection}", self.name)), request }
     }
 
@@ -196,7 +203,6 @@ async fn three_masters_are_three_sources_and_their_groups_are_all(cluster: &Clus
 }
 
 async fn everything_is_answered_by_the_master_that_has_it(a: &mut Member) {
-    let device = DeviceId::parse("phone").unwrap();
     for master in 0..3 {
         let group = a.generations[master].1.commands.groups()[3];
         let of = user_in(group.0);
@@ -214,13 +220,13 @@ async fn everything_is_answered_by_the_master_that_has_it(a: &mut Member) {
         let read = ReadRequest { of: of.as_str().into(), after: vec![stored[1]] };
         assert_eq!(ids(&commands.read(&read).await.unwrap().unwrap().page), ["m3", "m4"]);
         assert_eq!(ids(&commands.history(&history_of(&of)).await.unwrap().0), ["m1", "m2", "m3", "m4"]);
-        commands.ack(&[(of.as_str().into(), device.clone(), stored[0])]).await.unwrap();
+        commands.ack(&[acked(&of, "phone", stored[0])]).await.unwrap();
         let attached = commands.attach(&[a.attach_of(&of, 1, Some("phone"), &[])]).await.unwrap().remove(0).unwrap();
         assert_eq!((attached.start, ids(&attached.page).len()), (Start::Resumed, 3), "behind what it acknowledged");
         let detach = DetachRequest { of: of.as_str().into(), connection: ConnectionId(1), reg: 1 };
         commands.detach(&[detach]).await.unwrap();
         let verified = commands.verify(&[a.verify_of(&of, 2, stored[2])]).await.unwrap().remove(0).unwrap();
-        assert_eq!(verified.registered, [(ConnectionId(2), 1)], "the first one is gone");
+        assert_eq!(verified.registered, [registered(2, 1)], "the first one is gone");
         assert!(commands.reap(&node(&a.name)).await.unwrap() >= 1);
         let heard = commands.publish(&node(&a.name), &Bundle::default()).await.unwrap();
         assert_eq!(heard, 1, "the node itself");

@@ -9,8 +9,8 @@ use backplane::{
     Backplane, Batch, BatchBuilder, Commands, Embedded, RedisBackplane, RedisSettings, SharedNode, Source, Subscription,
 };
 use bytes::Bytes;
-use delivery::{BatchNumber, Kind, Limits, NewMessage, Registration};
-use protocol::{ConnectionId, DeviceId, Encoding, Envelope, Epoch, NodeId, Text};
+use delivery::{Ack, BatchNumber, Kind, Limits, NewMessage, Registered, Registration};
+use protocol::{ConnectionId, Cursor, DeviceId, Encoding, Envelope, Epoch, NodeId, Text};
 use routing::{Settings, Topology, hash};
 use testkit::Redis;
 
@@ -94,6 +94,16 @@ pub(crate) fn epoch(seed: &str) -> Epoch {
 pub(crate) fn registration(name: &str, connection: u64, reg: u64, device: Option<&str>) -> Registration {
     let device = device.map(|d| DeviceId::parse(d).unwrap());
     Registration { node: node(name), connection: ConnectionId(connection), reg, device }
+}
+
+/// What a record says of a connection that has its place.
+pub(crate) fn registered(connection: u64, reg: u64) -> Registered {
+    Registered { connection: ConnectionId(connection), reg, hand_over: None }
+}
+
+/// A device has everything up to a cursor.
+pub(crate) fn acked(of: &str, field: &str, cursor: Cursor) -> Ack {
+    Ack { of: Text::from(of), field: Text::from(field), cursor }
 }
 
 /// A replica that follows.

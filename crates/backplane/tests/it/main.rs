@@ -3,8 +3,13 @@
 
 mod cluster;
 mod conformance;
+mod conformance_groups;
 mod doctor;
 mod fixtures;
+mod groups;
+mod marks;
 mod mutants;
+mod mutants_groups;
+mod presence;
 mod redis;
 mod sentinel;

@@ -4,6 +4,8 @@
 //! mutant, and asks one question: the answer has to be yes for the first and no for the second. The place has to be in the
 //! text exactly once, so that a rule that moves breaks its own test.
 
+mod presence;
+
 use std::time::Duration;
 
 use backplane::{AttachRequest, BatchAnswer, BatchResult, RedisBackplane, VerifyRequest};
@@ -25,7 +27,7 @@ const LATER: u64 = u64::MAX >> 12;
 type Edit<'a> = (&'a str, &'a str);
 
 /// The history is answered yes by the shipped scripts and no by those with the edits.
-async fn caught(file: &str, edits: &[Edit<'_>], is_kept: impl AsyncFn(&Redis, &mut Generation) -> bool) {
+pub(crate) async fn caught(file: &str, edits: &[Edit<'_>], is_kept: impl AsyncFn(&Redis, &mut Generation) -> bool) {
     let redis = Redis::start().unwrap();
     let mut mutant = file.to_owned();
     for (from, to) in edits {
@@ -58,14 +60,14 @@ async fn places(generation: &Generation, messages: &[NewMessage]) -> Vec<Place> 
     answer.groups[0].iter().flatten().map(|placed| placed.place).collect()
 }
 
-async fn cursor(generation: &Generation, id: &str) -> Option<Cursor> {
+pub(crate) async fn cursor(generation: &Generation, id: &str) -> Option<Cursor> {
     places(generation, &[message(id)]).await.first().and_then(Place::cursor)
 }
 
 /// A connection of a node at the one address.
 async fn attach(generation: &Generation, node: &str) -> Cursor {
     let registration = registration(node, 1, 1, None);
-    let request = record::AttachRequest { registration, cursors: vec![], from: From::Oldest };
+    let request = record::AttachRequest::of(registration, vec![], From::Oldest);
     let request = AttachRequest { of: "user:b".into(), epoch: epoch("attached"), request };
     generation.commands.attach(&[request]).await.unwrap().remove(0).unwrap().cursor
 }
@@ -229,7 +231,8 @@ async fn mutant_publish_before_the_ledger() {
 /// PUBLISH says that nobody heard it: a hint. The node may be subscribing at this moment.
 #[tokio::test]
 async fn mutant_append_removes_a_location() {
-    let publish = "local heard = pcall_redis(ARGV[8], ARGV[7] .. node, concat(payloads[node]))";
+    let publish =
+        "local heard = pcall_redis(ARGV[8], node == '' and ARGV[10] or ARGV[7] .. node, concat(payloads[node]))";
     let remove = format!(
         "{publish}
   if heard == 0 then call('SET', KEYS[2], sub(call('GET', KEYS[2]), 1, HEAD_BYTES), 'KEEPTTL') end"

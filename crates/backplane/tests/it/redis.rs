@@ -12,8 +12,8 @@ use protocol::{Cursor, Text};
 use testkit::redis::Redis;
 
 use crate::fixtures::{
-    Generation, LIMITS, batch, epoch, message, open, open_redis, redis_settings, registration, replica_of, retry,
-    topology,
+    Generation, LIMITS, acked, batch, epoch, message, open, open_redis, redis_settings, registered, registration,
+    replica_of, retry, topology,
 };
 
 const LATER: u64 = u64::MAX >> 12;
@@ -46,7 +46,7 @@ fn stored(result: BatchResult) -> Vec<Cursor> {
 
 fn attach(of: &str, reg: u64, cursors: Vec<Option<Cursor>>) -> AttachRequest {
     let registration = registration("a", 1, reg, None);
-    let request = record::AttachRequest { registration, cursors, from: From::Oldest };
+    let request = record::AttachRequest::of(registration, cursors, From::Oldest);
     AttachRequest { of: Text::from(of), epoch: epoch(&format!("{of}{reg}")), request }
 }
 
@@ -196,8 +196,7 @@ async fn meta_and_inbox_expire_at_the_same_moment_and_not_before_the_retention()
     append(&generation, "user:b", None, &["m2"]).await;
     assert_eq!(redis.cli(&["PEXPIRETIME", &keys.meta]), first.0, "moved in steps, not with every message");
     let cursor = stored(append(&generation, "user:b", None, &["m3"]).await)[0];
-    let phone = protocol::DeviceId::parse("phone").unwrap();
-    generation.commands.ack(&[(Text::from("user:b"), phone, cursor)]).await.unwrap();
+    generation.commands.ack(&[acked("user:b", "phone", cursor)]).await.unwrap();
     // The expiry as meta has it, long ago: as if the steps had been waited for.
     let due = "return redis.call('SETRANGE', KEYS[1], 41, string.rep('\\0', 8))";
     redis.cli(&["EVAL", due, "1", &keys.meta]);
@@ -240,7 +239,7 @@ async fn verify_puts_back_a_location_that_was_lost() {
     let request =
         VerifyRequest { of: "user:b".into(), registration: registration("a", 1, 6, None), cursor: attached.cursor };
     let verified = generation.commands.verify(&[request]).await.unwrap().remove(0).unwrap();
-    assert_eq!((verified.standing, verified.registered), (Standing::Current, vec![(protocol::ConnectionId(1), 6)]));
+    assert_eq!((verified.standing, verified.registered), (Standing::Current, vec![registered(1, 6)]));
     let BatchResult::Answered(answer) = append(&generation, "user:b", None, &["m1"]).await else { panic!("stale") };
     assert_eq!(answer.receivers, [(crate::fixtures::node("a"), 1)]);
 }

@@ -6,7 +6,7 @@ use protocol::limits::{SEARCH_BYTES_MAX, SEARCH_ENTRIES_MAX};
 use protocol::node::Stored;
 use protocol::{Cursor, Epoch, Stamp, UnixMillis};
 
-use super::{Record, size};
+use super::{Record, Whose, size};
 use crate::types::{Kind, Limits, NewMessage, Place, Placed};
 
 /// Entries that are read at once by a search, and heads that are looked at for their age.
@@ -45,9 +45,11 @@ enum Plan {
 
 /// Appends messages to one address. `first` is the place of the first one in its batch.
 ///
-/// `record` is `None` where there is none; a durable message begins one with `epoch`.
+/// `record` is `None` where there is none; a durable message begins one with `epoch`. What a group keeps says which
+/// membership change was the newest.
 pub fn append(
     record: &mut Option<Record>,
+    whose: Whose,
     epoch: Epoch,
     now_us: u64,
     first: u64,
@@ -59,14 +61,15 @@ pub fn append(
     }
     let plans = plan(record.as_ref(), now_us, messages, limits);
     if record.is_none() && plans.iter().any(|p| matches!(p, Plan::Store)) {
-        *record = Some(Record::begin(epoch, now_us, limits));
+        *record = Some(Record::begin(whose, epoch, now_us, limits));
     }
     let online = record.as_ref().is_some_and(|r| !r.locations.is_empty());
     let mut appended = Appended { placed: Vec::with_capacity(messages.len()), live: Vec::new() };
     let mut retried = false;
     for (index, (message, plan)) in messages.iter().zip(plans).enumerate() {
         let stamp = Stamp(now_us + first + index as u64);
-        let stored = Stored { tag: message.tag, stamp, mseq: None, envelope: message.envelope.clone() };
+        let mseq = record.as_ref().map(|r| r.version).filter(|_| whose == Whose::Group && matches!(plan, Plan::Store));
+        let stored = Stored { tag: message.tag, stamp, mseq, envelope: message.envelope.clone() };
         let (place, at) = match (plan, record.as_mut()) {
             (Plan::Store, Some(record)) => {
                 let link = record.end().stamp;

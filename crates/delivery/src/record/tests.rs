@@ -29,7 +29,7 @@ fn retry(tag: u64) -> NewMessage {
 }
 
 fn store(record: &mut Option<Record>, now_us: u64, messages: &[NewMessage]) -> Vec<Place> {
-    append(record, EPOCH, now_us, 0, messages, &LIMITS).placed.into_iter().map(|p| p.place).collect()
+    append(record, Whose::User, EPOCH, now_us, 0, messages, &LIMITS).placed.into_iter().map(|p| p.place).collect()
 }
 
 fn filled(tags: impl IntoIterator<Item = u64>) -> (Option<Record>, u64) {
@@ -42,7 +42,7 @@ fn filled(tags: impl IntoIterator<Item = u64>) -> (Option<Record>, u64) {
 }
 
 fn resume(record: &Option<Record>, cursors: &[Option<Cursor>]) -> Attached {
-    record.as_ref().unwrap().resume(cursors, None, From::Oldest)
+    record.as_ref().unwrap().resume(cursors, None, From::Oldest, None)
 }
 
 fn tags(page: &Page) -> Vec<u64> {
@@ -52,7 +52,7 @@ fn tags(page: &Page) -> Vec<u64> {
 #[test]
 fn numbers_are_dense_and_every_entry_links_to_the_one_before() {
     let mut record = None;
-    let appended = append(&mut record, EPOCH, 1_000, 3, &[message(1), message(2)], &LIMITS);
+    let appended = append(&mut record, Whose::User, EPOCH, 1_000, 3, &[message(1), message(2)], &LIMITS);
     let record = record.unwrap();
     let [first, second] = &appended.live[..] else { panic!("two rows") };
     assert_eq!((first.cursor.seq, first.cursor.stamp, first.link), (1, Stamp(1_003), record.start().stamp));
@@ -151,17 +151,17 @@ fn a_cursor_that_does_not_hold_says_why_and_an_earlier_one_that_does_saves_the_r
 #[test]
 fn a_device_goes_on_where_it_acknowledged_and_never_goes_back() {
     let (mut record, _) = filled(1..=4);
-    let phone = DeviceId::parse("phone").unwrap();
+    let phone = Text::from("phone");
     let inner = record.as_mut().unwrap();
     let (two, three) = (inner.place(2).unwrap(), inner.place(3).unwrap());
-    inner.ack(&phone, three);
-    inner.ack(&phone, two);
-    inner.ack(&phone, Cursor { stamp: Stamp(1), ..inner.end() });
-    let attached = inner.resume(&[], Some(&phone), From::Oldest);
+    inner.ack(Whose::User, &phone, three);
+    inner.ack(Whose::User, &phone, two);
+    inner.ack(Whose::User, &phone, Cursor { stamp: Stamp(1), ..inner.end() });
+    let attached = inner.resume(&[], Some(&phone), From::Oldest, None);
     assert_eq!((attached.start, attached.cursor), (Start::Resumed, three));
-    let fresh = DeviceId::parse("tablet").unwrap();
-    assert_eq!(tags(&inner.resume(&[], Some(&fresh), From::Oldest).page), [1, 2, 3, 4]);
-    assert_eq!(inner.resume(&[], Some(&fresh), From::Now).page.entries, []);
+    let fresh = Text::from("tablet");
+    assert_eq!(tags(&inner.resume(&[], Some(&fresh), From::Oldest, None).page), [1, 2, 3, 4]);
+    assert_eq!(inner.resume(&[], Some(&fresh), From::Now, None).page.entries, []);
 }
 
 #[test]
@@ -175,16 +175,17 @@ fn a_late_detach_removes_only_its_own_registration() {
     };
     let node = registration(1, 1).node;
     for (connection, reg) in [(1, 1), (2, 2), (1, 5), (1, 4)] {
-        let request =
-            AttachRequest { registration: registration(connection, reg), cursors: Vec::new(), from: From::Now };
-        attach(&mut record, EPOCH, now, &request, &LIMITS);
+        let request = AttachRequest::of(registration(connection, reg), Vec::new(), From::Now);
+        attach(&mut record, EPOCH, now, &request, &Beside::default(), &LIMITS);
     }
     let inner = record.as_mut().unwrap();
-    assert_eq!(inner.registered(&node), [(ConnectionId(1), 5), (ConnectionId(2), 2)]);
+    let there =
+        |inner: &Record| -> Vec<_> { inner.registered(&node).iter().map(|r| (r.connection.0, r.reg)).collect() };
+    assert_eq!(there(inner), [(1, 5), (2, 2)]);
     inner.detach(&node, ConnectionId(1), 4);
     assert_eq!(inner.registered(&node).len(), 2, "it registered again since");
     inner.detach(&node, ConnectionId(1), 5);
-    assert_eq!(inner.registered(&node), [(ConnectionId(2), 2)]);
+    assert_eq!(there(inner), [(2, 2)]);
 }
 
 #[test]
@@ -197,7 +198,7 @@ fn verify_says_where_a_cursor_stands_and_puts_a_lost_location_back() {
     assert_eq!(ask(end), Standing::Current);
     assert_eq!(ask(behind), Standing::Behind);
     assert_eq!(ask(Cursor { stamp: Stamp(0), ..end }), Standing::Forked(Reason::Fork));
-    assert_eq!(record.as_ref().unwrap().locations, std::slice::from_ref(&registration));
+    assert_eq!(record.as_ref().unwrap().locations, [Located { registration: registration.clone(), hand_over: None }]);
     assert_eq!(verify(&mut None, now, &registration, end, &LIMITS).standing, Standing::Gone);
 }
 
@@ -221,7 +222,7 @@ fn age_and_bytes_trim_too_and_the_newest_stays() {
     store(&mut record, later, &[message(5)]);
     assert_eq!(tags(&resume(&record, &[]).page), [5], "four are older than the retention");
     let narrow = Limits { inbox_bytes: 1, ..LIMITS };
-    append(&mut record, EPOCH, later + 1, 0, &[message(6)], &narrow);
+    append(&mut record, Whose::User, EPOCH, later + 1, 0, &[message(6)], &narrow);
     assert_eq!(tags(&resume(&record, &[]).page), [6]);
 }
 
@@ -230,7 +231,7 @@ fn a_record_that_nobody_touched_for_its_life_begins_a_new_epoch() {
     let (mut record, now) = filled([1]);
     let late = now + LIMITS.life_ms() * 1_000 + 1_000;
     let other = Epoch([9; 8]);
-    append(&mut record, other, late, 0, &[message(2)], &LIMITS);
+    append(&mut record, Whose::User, other, late, 0, &[message(2)], &LIMITS);
     assert_eq!(record.unwrap().epoch, other);
 }
 

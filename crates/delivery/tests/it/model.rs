@@ -5,6 +5,7 @@ mod attach;
 mod check;
 mod client;
 mod death;
+mod head;
 mod inbox;
 mod lane;
 mod link;

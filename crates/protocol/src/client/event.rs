@@ -1,5 +1,6 @@
 //! What the server says.
 
+use super::people::{self, MemberChange, MembersFrame, OnlineFrame, ReadChange, ReceiptsFrame};
 use super::write::MapWriter;
 use crate::address::Address;
 use crate::code::{CloseCode, ErrorCode};
@@ -11,13 +12,53 @@ use crate::time::UnixMillis;
 #[derive(Clone, Debug)]
 pub enum ServerFrame<'a> {
     Welcome(Welcome<'a>),
-    Sent { id: &'a str, reference: Option<String>, at: UnixMillis, online: Option<bool> },
+    Sent {
+        id: &'a str,
+        reference: Option<String>,
+        at: UnixMillis,
+        online: Option<bool>,
+    },
     Message(MessageFrame<'a>),
     History(HistoryFrame<'a>),
-    Reset { of: &'a Address, reason: &'static str, cursor: Cursor, lost: Option<u64> },
+    /// A stream has started that `welcome` did not wait for.
+    Stream(StreamStatus),
+    /// What was asked for is done: `join` says where its stream starts, `watch` how those are who are watched.
+    Ok {
+        id: &'a str,
+        cursor: Option<Cursor>,
+        online: Option<OnlineFrame<'a>>,
+    },
+    Counts {
+        id: &'a str,
+        total: u64,
+        unread: u64,
+        by: Vec<(&'a str, u64)>,
+    },
+    Receipts(ReceiptsFrame<'a>),
+    Presence {
+        id: &'a str,
+        online: OnlineFrame<'a>,
+    },
+    PresenceChange {
+        user: &'a str,
+        is_online: bool,
+        version: u64,
+        at: UnixMillis,
+    },
+    Members(MembersFrame<'a>),
+    MemberChange(MemberChange<'a>),
+    ReadChange(ReadChange<'a>),
+    Reset {
+        of: &'a Address,
+        reason: &'static str,
+        cursor: Cursor,
+        lost: Option<u64>,
+    },
     Error(ErrorFrame<'a>),
     Bye(Bye<'a>),
-    Pong { id: Option<&'a str> },
+    Pong {
+        id: Option<&'a str>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +70,8 @@ pub struct Welcome<'a> {
     pub heartbeat_ms: u64,
     pub max_bytes: u64,
     pub streams: Vec<StreamStatus>,
+    /// The groups that the user is a member of.
+    pub groups: Vec<&'a str>,
 }
 
 /// Where a stream stands when it starts.
@@ -91,6 +134,8 @@ pub struct HistoryFrame<'a> {
     pub id: &'a str,
     pub messages: &'a [Entry],
     pub more: bool,
+    /// Where the next page goes on, if there is more.
+    pub before: Option<Cursor>,
 }
 
 #[derive(Clone, Debug)]
@@ -137,7 +182,36 @@ impl ServerFrame<'_> {
                 map.text("type", "history").text("id", history.id);
                 map.maps("messages", history.messages.iter(), |m, entry| MessageFrame::durable(entry, false).fill(m));
                 map.bool("more", history.more);
+                if let Some(before) = history.before {
+                    map.text("before", &before.to_text());
+                }
             }
+            Self::Stream(stream) => {
+                map.text("type", "stream");
+                stream.fill(&mut map);
+            }
+            Self::Ok { id, cursor, online } => {
+                map.text("type", "ok").text("id", id);
+                if let Some(cursor) = cursor {
+                    map.text("cursor", &cursor.to_text());
+                }
+                if let Some(online) = online {
+                    online.fill(&mut map);
+                }
+            }
+            Self::Counts { id, total, unread, by } => people::counts(&mut map, id, *total, *unread, by),
+            Self::Receipts(receipts) => receipts.fill(&mut map),
+            Self::Presence { id, online } => {
+                map.text("type", "presence").text("id", id);
+                online.fill(&mut map);
+            }
+            Self::PresenceChange { user, is_online, version, at } => {
+                map.text("type", "presence_change").text("user", user).bool("online", *is_online);
+                map.number("version", *version).number("at", at.0);
+            }
+            Self::Members(members) => members.fill(&mut map),
+            Self::MemberChange(change) => change.fill(&mut map),
+            Self::ReadChange(change) => change.fill(&mut map),
             Self::Reset { of, reason, cursor, lost } => {
                 map.text("type", "reset").text("of", &of.to_string()).text("reason", reason);
                 map.text("cursor", &cursor.to_text());
@@ -169,6 +243,7 @@ impl Welcome<'_> {
         map.text("connection", self.connection).text("node", self.node);
         map.number("heartbeat_ms", self.heartbeat_ms).number("max_bytes", self.max_bytes);
         map.maps("streams", self.streams.iter(), |m, stream| stream.fill(m));
+        map.texts("groups", self.groups.iter().copied());
     }
 }
 

@@ -57,13 +57,7 @@ impl<'a> MapWriter<'a> {
 
     pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
         self.key(key);
-        match self.encoding {
-            Encoding::Json => self.out.extend_from_slice(itoa(value, &mut [0; 20])),
-            Encoding::MessagePack => {
-                // Writing to memory cannot fail.
-                let _ = rmp::encode::write_uint(self.out, value);
-            }
-        }
+        write_number(self.encoding, self.out, value);
         self
     }
 
@@ -98,8 +92,7 @@ impl<'a> MapWriter<'a> {
     /// An array of texts as a value.
     pub fn texts<'t>(&mut self, key: &str, items: impl ExactSizeIterator<Item = &'t str>) -> &mut Self {
         self.key(key);
-        let encoding = self.encoding;
-        write_array(encoding, self.out, items, |out, text| write_text(encoding, out, text));
+        write_texts(self.encoding, self.out, items);
         self
     }
 
@@ -115,9 +108,54 @@ impl<'a> MapWriter<'a> {
         write_array(encoding, self.out, items, |out, item| write_map(encoding, out, |map| fill(map, item)));
         self
     }
+
+    /// A map from names that are not known before, as many as there are.
+    pub fn named<'t, T>(
+        &mut self,
+        key: &str,
+        items: impl ExactSizeIterator<Item = (&'t str, T)>,
+        mut write: impl FnMut(Encoding, &mut Vec<u8>, T),
+    ) -> &mut Self {
+        self.key(key);
+        let encoding = self.encoding;
+        match encoding {
+            Encoding::Json => self.out.push(b'{'),
+            Encoding::MessagePack => {
+                let _ = rmp::encode::write_map_len(self.out, u32::try_from(items.len()).unwrap_or(u32::MAX));
+            }
+        }
+        for (index, (name, value)) in items.enumerate() {
+            if index > 0 {
+                separate(encoding, self.out);
+            }
+            write_text(encoding, self.out, name);
+            if encoding == Encoding::Json {
+                self.out.push(b':');
+            }
+            write(encoding, self.out, value);
+        }
+        if encoding == Encoding::Json {
+            self.out.push(b'}');
+        }
+        self
+    }
 }
 
-fn write_map(encoding: Encoding, out: &mut Vec<u8>, fill: impl FnOnce(&mut MapWriter<'_>)) {
+pub(super) fn write_number(encoding: Encoding, out: &mut Vec<u8>, value: u64) {
+    match encoding {
+        Encoding::Json => out.extend_from_slice(itoa(value, &mut [0; 20])),
+        Encoding::MessagePack => {
+            // Writing to memory cannot fail.
+            let _ = rmp::encode::write_uint(out, value);
+        }
+    }
+}
+
+pub(super) fn write_texts<'t>(encoding: Encoding, out: &mut Vec<u8>, items: impl ExactSizeIterator<Item = &'t str>) {
+    write_array(encoding, out, items, |out, text| write_text(encoding, out, text));
+}
+
+pub(super) fn write_map(encoding: Encoding, out: &mut Vec<u8>, fill: impl FnOnce(&mut MapWriter<'_>)) {
     let mut map = MapWriter::begin(encoding, out);
     fill(&mut map);
     map.finish();

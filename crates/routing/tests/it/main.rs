@@ -16,7 +16,9 @@ fn vectors() -> Value {
             let keys = topology.keys().record(record);
             json!({"record": record, "hash": format!("{:016x}", hash::hash(record.as_bytes())),
                 "partition": topology.partition(record).0, "lane": topology.lane(record).0, "meta": keys.meta,
-                "inbox": keys.inbox, "cursors": keys.cursors})
+                "inbox": keys.inbox, "cursors": keys.cursors, "members": topology.keys().members(record),
+                "changes": topology.keys().changes(record), "presence": topology.keys().presence(record),
+                "watchers": topology.keys().watchers(record)})
         })
         .collect();
     let tags: Vec<Value> = [("user:alice", "m1"), ("service:api", "ä")]

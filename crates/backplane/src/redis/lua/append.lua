@@ -2,15 +2,16 @@
 --
 -- KEYS  ledger, then the metas of all addresses, then their inboxes, then their cursors
 -- ARGV  number ('' without a ledger), deadline in us, retention in ms, entries, bytes, young in us, channel prefix, publish
---       command, epoch of every inbox that begins, then for each address: heads, item, and an envelope a message. Item:
---       | 1 | n 2 | address n |, how its part of a bundle begins. Heads: of durable first tries | 1 | tag 8 | each, how an
---       entry begins; if there is another among them | kind 1 | tag 8 | search_us 8 | each, kind being 'd', 'e', 'r' (a retry) or 'l'
---       (a first try that comes late: looked for, and stored where it is not found)
+--       command, epoch of every inbox that begins, everybody's channel, then for each address: heads, item, and an envelope a
+--       message. Item: | 1 | n 2 | address n |, how its part of a bundle begins. Heads: of durable first tries | 1 | tag 8 |
+--       each, how an entry begins, or for a group | 2 | tag 8 |; if there is another among them
+--       | kind 1 | tag 8 | search_us 8 | each, kind being 'd', 'e', 'r' (a retry) or 'l' (a first try that comes late: looked
+--       for, and stored where it is not found)
 -- Answer  'S' and | now 8 |: stale, nothing done, ever; the caller's idea of the clock may be wrong. 'R' (or 'P' for one that was given before,
 --       whose clock is an old one) and the reply: | now 8 |, for each address
 --       | 1 | epoch 8 | online 1 | for each message: | 1 | seq 8 | (its stamp is now and its place in the batch)
 --       or | code 1 | seq 8 | stamp 8 |; or | 0 | n 2 | why n |,
---       and behind the reply, not in the ledger, | receivers 2 | n 1 | node n | for each node that was published to.
+--       and behind the reply, not in the ledger, | receivers 2 | n 1 | node n | for each node that was published to by itself.
 --
 -- Redis pays for every string that a script makes (it is hashed, whole) and for every function and table. So the common
 -- case is written out: durable first tries to an address whose meta is there and that nothing else is due for. What is
@@ -28,13 +29,15 @@ if number ~= '' then
 end
 -- Without a number too: a copy that comes late has nothing else to stop it.
 if now > tonumber(ARGV[2]) then return 'S' .. pack('>I8', now) end
-local KEYS, ARGV, FIRST = KEYS, ARGV, 10
+local KEYS, ARGV, FIRST = KEYS, ARGV, 11
 local retention, entries_max, bytes_max, young = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local life, cutoff = life_ms(retention), max(now - retention * 1000, 0)
 local due = due_before(now, life)
 -- Base and deliverable entries.
 local length_max = max(entries_max, 1) + 1
 local STORED, FOUND, PUBLISHED, UNPROVABLE = 1, 2, 3, 4
+-- Everybody's stream is published once where it is at more nodes than this, else to each. '' stands for all of them.
+local EVERYBODY, NODES_MAX = '\1\0\3all', 50
 
 -- Every meta in one call. One of another type reads as absent: it is looked at alone.
 local count = (#KEYS - 1) / 3
@@ -76,7 +79,7 @@ local function general()
   -- The arguments of one address, as tables.
   local function arguments(i, first, first_place)
     local heads, messages = ARGV[first], {}
-    local step = byte(heads) == 1 and 9 or 17
+    local step = byte(heads) <= 2 and 9 or 17
     for j = 1, #heads / step do
       local from = (j - 1) * step + 1
       local kind = sub(heads, from, from)
@@ -84,7 +87,8 @@ local function general()
       messages[j] = { is_ephemeral = kind == 'e', search = search, is_retry = kind == 'r',
         tag = sub(heads, from + 1, from + 8), envelope = ARGV[first + 1 + j], place = first_place + j - 1 }
     end
-    return { raw = raws[i], meta_key = KEYS[i + 1], inbox = KEYS[count + i + 1], cursors = KEYS[2 * count + i + 1],
+    local record = sub(ARGV[first + 1], 4)
+    return { raw = raws[i], record = record, is_group = is_group(record), meta_key = KEYS[i + 1], inbox = KEYS[count + i + 1], cursors = KEYS[2 * count + i + 1],
       item = ARGV[first + 1], messages = messages, nodes = {}, after = first + 2 + #messages }
   end
 
@@ -109,7 +113,7 @@ local function general()
   end
 
   -- The nodes of an address, each once.
-  local function nodes_of(tail)
+  local function nodes_of(tail, item)
     local nodes, seen = {}, {}
     each_location(tail, function(_, _, node)
       if not seen[node] then
@@ -117,7 +121,7 @@ local function general()
         nodes[#nodes + 1] = node
       end
     end)
-    return nodes
+    return #nodes > NODES_MAX and item == EVERYBODY and { '' } or nodes
   end
 
   -- Pass one: what is to be done with each message; nothing is written.
@@ -125,7 +129,7 @@ local function general()
     local raw = a.raw
     if raw then a.meta = parse(raw) elseif call('EXISTS', a.meta_key) == 1 then call('GET', a.meta_key) end
     local m = a.meta
-    if m then a.nodes = nodes_of(m.tail) end
+    if m then a.nodes = nodes_of(m.tail, a.item) end
     local is_young = m and now - m.t < young
     local before, length = {}, nil
     for _, one in ipairs(a.messages) do
@@ -197,10 +201,12 @@ local function general()
   -- Pass two: everything that is written for it.
   local function store(a)
     local m, rows = a.meta, {}
+    -- A group's record begins with the number that it has now.
+    local mseq = a.is_group and pack('>I8', m and m.v or now) or ''
     for _, one in ipairs(a.messages) do
-      if one.plan == STORED or one.plan == PUBLISHED then
-        one.row = '\1' .. one.tag .. pack('>I8', now + one.place) .. one.envelope
-        if one.plan == STORED then rows[#rows + 1] = one.row end
+      if one.plan == STORED then
+        one.row = (a.is_group and '\2' or '\1') .. one.tag .. pack('>I8', now + one.place) .. mseq .. one.envelope
+        rows[#rows + 1] = one.row
       end
     end
     if #rows > 0 then
@@ -209,7 +215,7 @@ local function general()
       if length == 0 then
         -- No record, or only its meta: a new epoch. Locations stay.
         is_new = true
-        m = begin(ARGV[9], now, life, m)
+        m = begin(ARGV[9], now, life, a.record, m)
         call('UNLINK', a.inbox)
         call('RPUSH', a.inbox, stub(now))
         length = push(a.inbox, rows)
@@ -265,7 +271,7 @@ local function read_all()
   while index < count do
     index = index + 1
     local heads, raw = ARGV[at], raws[index]
-    local is_common = byte(heads) == 1 and raw and #raw >= HEAD_BYTES and byte(raw) == META_VERSION
+    local is_common = byte(heads) <= 2 and raw and #raw >= HEAD_BYTES and byte(raw) == META_VERSION
       and now - unpack_struct('>I8', raw, 50) >= young
     if is_common then
       local messages = #heads / 9
@@ -283,24 +289,30 @@ end
 local function store_common(heads, item, raw, first, messages, stamp)
   local size, node, nodes = #raw, nil, nil
   if size > HEAD_BYTES then
-    -- One location, nearly always: its node's length is at 90, its device's at 91.
-    local n, d = byte(raw, 90, 91)
-    if d and 91 + n + d == size then
-      node = sub(raw, 92, 91 + n)
+    -- One location, nearly always: its node's length is at 91, its device's at 92.
+    local n, d = byte(raw, 91, 92)
+    if d and 92 + n + d == size then
+      node = sub(raw, 93, 92 + n)
     else
-      nodes = general().nodes_of(sub(raw, HEAD_BYTES + 1))
+      nodes = general().nodes_of(sub(raw, HEAD_BYTES + 1), item)
     end
   end
   local b, link, bytes, oldest, expiry, _, _, version = unpack_struct('>I8I8I8I8I8I8I8I8', raw, 10)
   local inbox, row, rows, length = KEYS[count + index + 1], nil, nil, nil
+  local is_plain = byte(heads) == 1
   if messages == 1 then
-    row = heads .. pack('>I8', stamp) .. ARGV[first]
+    row = is_plain and heads .. pack('>I8', stamp) .. ARGV[first] or heads .. pack('>I8I8', stamp, version) .. ARGV[first]
     bytes = bytes + #row
     length = call('RPUSHX', inbox, row)
   else
     rows = {}
     for j = 1, messages do
-      row = sub(heads, j * 9 - 8, j * 9) .. pack('>I8', stamp + j - 1) .. ARGV[first + j - 1]
+      local head = sub(heads, j * 9 - 8, j * 9)
+      if is_plain then
+        row = head .. pack('>I8', stamp + j - 1) .. ARGV[first + j - 1]
+      else
+        row = head .. pack('>I8I8', stamp + j - 1, version) .. ARGV[first + j - 1]
+      end
       bytes = bytes + #row
       rows[j] = row
     end
@@ -382,7 +394,9 @@ end
 reply[1] = 'R'
 for i = 1, #order do
   local node = order[i]
-  local heard = pcall_redis(ARGV[8], ARGV[7] .. node, concat(payloads[node]))
-  reply[#reply + 1] = pack('>I2B', type(heard) == 'number' and min(heard, 65535) or 0, #node) .. node
+  local heard = pcall_redis(ARGV[8], node == '' and ARGV[10] or ARGV[7] .. node, concat(payloads[node]))
+  if node ~= '' then
+    reply[#reply + 1] = pack('>I2B', type(heard) == 'number' and min(heard, 65535) or 0, #node) .. node
+  end
 end
 return concat(reply)

@@ -3,9 +3,11 @@
 -- The rules are those of delivery/src/record.rs, which the conformance suite compares step by step with this.
 -- Meta is one packed string, numbers big-endian:
 --   | 1 | epoch 8 | b 8 | last 8 | bytes 8 | oldest 8 | expiry 8 | t 8 | d 8 | v 8 | locations |
--- a location: | reg 8 | connection 8 | n 1 | m 1 | node n | device m |
+-- a location: | reg 8 | connection 8 | flags 1 | n 1 | m 1 | node n | device m |, flags being 1 (taken over) or 2 (exclusive) where
+-- another connection has its place
 -- `b` is the number of the entry at index 0 (the base), `last` the stamp of the newest, `bytes` the size of all, `oldest`
--- a stamp that nothing deliverable is older than, `t` the newest retry's time, `d` and `v` are reserved.
+-- a stamp that nothing deliverable is older than, `t` the newest retry's time, `d` is reserved. `v` is of a group the number of
+-- its newest membership change, of a user the version of the set of his groups; only grows.
 local call, pcall_redis = redis.call, redis.pcall
 local pack, unpack_struct, sub, byte, concat = struct.pack, struct.unpack, string.sub, string.byte, table.concat
 local floor, max, min = math.floor, math.max, math.min
@@ -49,10 +51,16 @@ local function stamp_of(entry)
   return (unpack_struct('>I8', entry, 10))
 end
 
--- A new life of an inbox; locations and reserved fields of the old meta stay.
-local function begin(epoch, now, life, old)
+local function is_group(record)
+  return sub(record, 1, 6) == 'group:'
+end
+
+-- A new life of an inbox; locations and numbers of the old meta stay. A group's first number is now: whoever joined it
+-- before is a member.
+local function begin(epoch, now, life, record, old)
+  local v = old and old.v or (is_group(record) and now or 0)
   return { epoch = epoch, b = 0, last = now, bytes = 17, oldest = now, expiry = floor(now / 1000) + life, t = 0,
-    d = old and old.d or 0, v = old and old.v or 0, tail = old and old.tail or '' }
+    d = old and old.d or 0, v = v, tail = old and old.tail or '' }
 end
 
 -- A record that expires before this has its expiry moved.
@@ -60,34 +68,37 @@ local function due_before(now, life)
   return floor(now / 1000) + life - floor(life / 18)
 end
 
--- Calls fn(reg, connection, node, device, first, after) for each location, `first` to `after - 1` being its bytes.
+-- Calls fn(reg, connection, node, device, flags, first, after) for each location, `first` to `after - 1` being its bytes.
 local function each_location(tail, fn)
   local at, size = 1, #tail
   while at <= size do
-    local reg, connection, n, d, from = unpack_struct('>I8c8BB', tail, at)
+    local reg, connection, flags, n, d, from = unpack_struct('>I8c8BBB', tail, at)
     local after = from + n + d
-    fn(reg, connection, sub(tail, from, from + n - 1), sub(tail, from + n, after - 1), at, after)
+    fn(reg, connection, sub(tail, from, from + n - 1), sub(tail, from + n, after - 1), flags, at, after)
     at = after
   end
 end
 
--- The tail with this registration in it; a lower number than the one there changes nothing.
+-- The tail with this registration in it; a lower number than the one there changes nothing. Who gave its place does not get
+-- it back by registering again.
 local function register(tail, reg, connection, node, device)
-  local row = pack('>I8', reg) .. connection .. pack('>BB', #node, #device) .. node .. device
   local found
-  each_location(tail, function(there, c, n, _, first, after)
-    if c == connection and n == node then found = { there, first, after } end
+  local function row(flags)
+    return pack('>I8', reg) .. connection .. pack('>BBB', flags, #node, #device) .. node .. device
+  end
+  each_location(tail, function(there, c, n, _, flags, first, after)
+    if c == connection and n == node then found = { there, flags, first, after } end
   end)
-  if not found then return tail .. row end
+  if not found then return tail .. row(0) end
   if found[1] > reg then return tail end
-  return sub(tail, 1, found[2] - 1) .. row .. sub(tail, found[3])
+  return sub(tail, 1, found[3] - 1) .. row(found[2]) .. sub(tail, found[4])
 end
 
--- connection and number of all locations of one node
+-- connection, number and flags of all locations of one node
 local function registered(tail, node)
   local out = {}
-  each_location(tail, function(reg, c, n)
-    if n == node then out[#out + 1] = c .. pack('>I8', reg) end
+  each_location(tail, function(reg, c, n, _, flags)
+    if n == node then out[#out + 1] = c .. pack('>I8B', reg, flags) end
   end)
   return concat(out)
 end
@@ -118,30 +129,35 @@ local function save(meta, m)
   call('SET', meta, whole(m), 'PXAT', string.format('%.0f', m.expiry))
 end
 
--- Writes the locations of a record, and moves its expiry where that is due; nothing where both are as they were.
+-- What has to be cleaned up if the node dies; forgotten a day after it was written last.
+local function note_located(keys, record)
+  call('SADD', keys.located, record)
+  call('EXPIRE', keys.located, 86400)
+end
+
+-- Writes the locations of a record, and moves its expiry where that is due; nothing where both are as they were. True if
+-- the expiry was moved.
 local function locate(m, keys, tail, record, now, life, is_new)
   local is_moved = is_new or m.expiry < due_before(now, life)
   if is_moved then m.expiry = floor(now / 1000) + life end
-  if is_moved or tail ~= m.tail then
+  if is_moved or m.is_changed or tail ~= m.tail then
     m.tail = tail
     save(keys.meta, m)
     -- A slot on its way: what has a key of its own is written by a call of its own, and meta stands for it here.
-    if keys.located ~= keys.meta then
-      call('SADD', keys.located, record)
-      call('EXPIRE', keys.located, 86400)
-    end
+    if keys.located ~= keys.meta then note_located(keys, record) end
   end
   if is_moved then
     local expiry = string.format('%.0f', m.expiry)
     call('PEXPIREAT', keys.inbox, expiry)
     call('PEXPIREAT', keys.cursors, expiry)
   end
+  return is_moved
 end
 
 -- Keeps the locations for which fn(reg, connection, node) is true; true if others were there, which are written away.
 local function keep_locations(meta, m, fn)
   local kept = {}
-  each_location(m.tail, function(reg, c, n, _, first, after)
+  each_location(m.tail, function(reg, c, n, _, _, first, after)
     if fn(reg, c, n) then kept[#kept + 1] = sub(m.tail, first, after - 1) end
   end)
   local tail = concat(kept)

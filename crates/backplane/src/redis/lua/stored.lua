@@ -1,5 +1,6 @@
--- stored: a device's acknowledged cursor, '' if there is none.
+-- stored: what one hash has under a name, '' if it has nothing; or all its names.
 --
--- KEYS  cursors
--- ARGV  device
+-- KEYS  hash
+-- ARGV  name, or nothing for all names
+if not ARGV[1] then return call('HKEYS', KEYS[1]) end
 return call('HGET', KEYS[1], ARGV[1]) or ''

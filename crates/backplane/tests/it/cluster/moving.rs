@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use backplane::{BackplaneError, BatchResult, DetachRequest, ReadRequest};
 use delivery::{Kind, NewMessage, Place, Standing, Start};
-use protocol::{ConnectionId, Cursor, DeviceId, Stamp};
+use protocol::{ConnectionId, Cursor, Stamp};
 use testkit::Cluster;
 use testkit::cluster::Migration;
 use tokio::time::Instant;
 
 use super::{Member, answer, history_of, ids, read_chain, slot_of, start, topology, user_in};
-use crate::fixtures::{message, retry};
+use crate::fixtures::{acked, message, registered, retry};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
@@ -166,7 +166,7 @@ async fn on_a_record(cluster: &Cluster, a: &Member, of: &str, phase: Phase) -> B
     let commands = a.of(of).commands.clone();
     let before = [a.attach_of(of, 1, Some("phone"), &[]), a.attach_of(of, 2, None, &[])];
     commands.attach(&before).await.unwrap().into_iter().for_each(|attached| drop(attached.unwrap()));
-    commands.ack(&[(of.into(), DeviceId::parse("phone").unwrap(), stored[0])]).await.unwrap();
+    commands.ack(&[acked(of, "phone", stored[0])]).await.unwrap();
     let mut way = Way::new(cluster, of);
     way.enter(phase);
     let begun = Instant::now();
@@ -225,7 +225,7 @@ async fn on_a_record(cluster: &Cluster, a: &Member, of: &str, phase: Phase) -> B
     page("a fork", forked, Start::Reset { reason: delivery::Reason::Fork, lost: None }, 1);
     judge("verify", phase, verify, |verified| {
         assert!(matches!(verified.standing, Standing::Current | Standing::Behind), "{verified:?}");
-        assert!(verified.registered.contains(&(ConnectionId(2), 1)));
+        assert!(verified.registered.contains(&registered(2, 1)));
     });
     judge("read", phase, read, |read| {
         assert!(ids(&read.unwrap().page).starts_with(&["m2".to_owned(), "m3".to_owned()]))

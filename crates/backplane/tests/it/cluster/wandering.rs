@@ -42,6 +42,7 @@ async fn who_listens_at_the_old_master_hears_of_what_the_new_one_stored() {
                     heard += 1;
                 }
                 Live::Ephemeral(_) => fleeting += 1,
+                Live::Notice(notice) => panic!("{notice:?}"),
             }
         }
     }

@@ -24,7 +24,10 @@ impl Hash for Inner {
         // What is stored is in the log; of the rest only what can differ where these agree.
         let record = self.record.as_ref();
         record.map(|r| (r.epoch, r.base_seq, r.start(), r.retry_mark_us)).hash(state);
-        record.into_iter().flat_map(|r| &r.locations).for_each(|l| (&l.node, l.connection, l.reg).hash(state));
+        record.into_iter().flat_map(|r| &r.locations).for_each(|l| {
+            let at = &l.registration;
+            (&at.node, at.connection, at.reg).hash(state);
+        });
         self.log.iter().for_each(|(place, tag)| (place, tag).hash(state));
     }
 }

@@ -6,14 +6,14 @@ use delivery::record::{self, Record};
 use delivery::{Consumer, Start, Step};
 use protocol::{Cursor, Epoch};
 
-use super::rules::{Post, START_US, limits, message};
+use super::rules::{self, Post, START_US, limits, message};
 
 /// Messages that were delivered before the failover.
 const DELIVERED: u64 = 1_300;
 
 fn append(record: &mut Option<Record>, now_us: u64) -> (Cursor, protocol::Stamp) {
     let epoch = Epoch([1; 8]);
-    let appended = record::append(record, epoch, now_us, 0, &[message(Post::first(0))], &limits(10_000));
+    let appended = rules::append(record, epoch, now_us, 0, &[message(Post::first(0))], &limits(10_000));
     (appended.live[0].cursor, appended.live[0].link)
 }
 

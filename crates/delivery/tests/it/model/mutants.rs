@@ -5,7 +5,7 @@ use delivery::record::{self, Appended, AttachRequest, Record};
 use delivery::{Attached, BatchNumber, Consumer, Limits, NewMessage, Registration, Standing, Step, Verified};
 use protocol::{Cursor, Epoch, Stamp, Tag};
 
-use super::rules::{Rules, SHIPPED};
+use super::rules::{self, Rules, SHIPPED};
 
 /// The link is taken to be right.
 pub(super) const NO_LINK: Rules =
@@ -46,7 +46,7 @@ fn stamp_of_message(
     messages: &[NewMessage],
     limits: &Limits,
 ) -> Appended {
-    let mut appended = record::append(record, epoch, now_us, first, messages, limits);
+    let mut appended = rules::append(record, epoch, now_us, first, messages, limits);
     let Some(record) = record else { return appended };
     record.entries.iter_mut().filter(|e| e.tag != Tag(0)).for_each(|e| e.stamp = Stamp(e.tag.0));
     for row in &mut appended.live {
@@ -61,7 +61,7 @@ fn stamp_of_message(
 pub(super) const NUMBERS_ONLY: Rules = Rules {
     attach: |record, epoch, now_us, request, limits| {
         let cursors = request.cursors.iter().map(|c| c.map(|c| by_number(record.as_ref(), c))).collect();
-        record::attach(record, epoch, now_us, &AttachRequest { cursors, ..request.clone() }, limits)
+        rules::attach(record, epoch, now_us, &AttachRequest { cursors, ..request.clone() }, limits)
     },
     read: read_by_number,
     verify: verify_by_number,
@@ -108,7 +108,7 @@ pub(super) const NO_CHECK: Rules = Rules {
 pub(super) const NO_BASE: Rules = Rules {
     attach: |record, epoch, now_us, request, limits| {
         let cursors = request.cursors.iter().map(|c| c.filter(|c| !is_base(record.as_ref(), c))).collect();
-        record::attach(record, epoch, now_us, &AttachRequest { cursors, ..request.clone() }, limits)
+        rules::attach(record, epoch, now_us, &AttachRequest { cursors, ..request.clone() }, limits)
     },
     ..SHIPPED
 };
@@ -130,7 +130,7 @@ pub(super) const NEWEST_ONLY: Rules = Rules { names: |kept| kept.iter().take(1).
 pub(super) const NO_SEARCH: Rules = Rules {
     append: |record, epoch, now_us, first, messages, limits| {
         let messages: Vec<_> = messages.iter().map(|m| NewMessage { search_us: None, ..m.clone() }).collect();
-        record::append(record, epoch, now_us, first, &messages, limits)
+        rules::append(record, epoch, now_us, first, &messages, limits)
     },
     ..SHIPPED
 };
@@ -138,7 +138,7 @@ pub(super) const NO_SEARCH: Rules = Rules {
 /// The retry mark of a record is not looked at.
 pub(super) const NO_MARK: Rules = Rules {
     append: |record, epoch, now_us, first, messages, limits| {
-        record::append(record, epoch, now_us, first, messages, &Limits { retry_young_us: 0, ..*limits })
+        rules::append(record, epoch, now_us, first, messages, &Limits { retry_young_us: 0, ..*limits })
     },
     ..SHIPPED
 };
@@ -161,7 +161,7 @@ fn batch_not_compared(
             messages[index].tag.0 += OTHER;
         }
     }
-    let mut appended = record::append(record, epoch, now_us, first, &messages, limits);
+    let mut appended = rules::append(record, epoch, now_us, first, &messages, limits);
     appended.live.iter_mut().for_each(|row| row.stored.tag.0 %= OTHER);
     record.iter_mut().flat_map(|r| &mut r.entries).for_each(|e| e.tag.0 %= OTHER);
     appended
@@ -177,9 +177,9 @@ pub(super) const DETACH_LOWER: Rules =
 /// An attach replaces a registration that came after it.
 pub(super) const ATTACH_LOWER: Rules = Rules {
     attach: |record, epoch, now_us, request, limits| {
-        let Registration { node, connection, .. } = &request.registration;
-        record.iter_mut().for_each(|r| r.detach(node, *connection, u64::MAX));
-        record::attach(record, epoch, now_us, request, limits)
+        let at = request.registration.as_ref();
+        record.iter_mut().zip(at).for_each(|(r, at)| r.detach(&at.node, at.connection, u64::MAX));
+        rules::attach(record, epoch, now_us, request, limits)
     },
     ..SHIPPED
 };

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use delivery::record::{self, Appended, AttachRequest, Record};
+use delivery::record::{self, Appended, AttachRequest, Beside, Record, Whose};
 use delivery::{Attached, Consumer, Kind, Limits, NewMessage, Registration, Step, Verified};
 use protocol::{ConnectionId, Cursor, Encoding, Envelope, Epoch, NodeId, Stamp, Tag};
 
@@ -33,14 +33,37 @@ pub(super) const SHIPPED: Rules = Rules {
     on_live: Consumer::on_live,
     pause: Consumer::pause,
     places: Consumer::places,
-    append: record::append,
-    attach: record::attach,
+    append,
+    attach,
     read: record::read,
     verify: record::verify,
     detach: Record::detach,
     names: <[Cursor]>::to_vec,
     is_new: |known, _| !known,
 };
+
+/// Appends to a user's inbox.
+pub(super) fn append(
+    record: &mut Option<Record>,
+    epoch: Epoch,
+    now_us: u64,
+    first: u64,
+    messages: &[NewMessage],
+    limits: &Limits,
+) -> Appended {
+    record::append(record, Whose::User, epoch, now_us, first, messages, limits)
+}
+
+/// Attaches a user's connection, which begins his record where there is none.
+pub(super) fn attach(
+    record: &mut Option<Record>,
+    epoch: Epoch,
+    now_us: u64,
+    request: &AttachRequest,
+    limits: &Limits,
+) -> Attached {
+    record::attach(record, epoch, now_us, request, &Beside::default(), limits).expect("it registers")
+}
 
 /// Nothing expires within a model, and every retry is young: what is older was refused by its deadline.
 pub(super) const fn limits(inbox_max: u64) -> Limits {

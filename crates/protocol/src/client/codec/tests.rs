@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+mod people;
+
 use super::*;
 use crate::client::event::{Bye, ErrorFrame, HistoryFrame, MessageFrame, Status, StreamStatus, Welcome};
 use crate::client::frame::{From, Hello};
 use crate::{
-    Address, CloseCode, Cursor, DeviceId, Entry, Envelope, Epoch, ErrorCode, MessageId, Stamp, Tag, UnixMillis,
+    Address, CloseCode, ConnectionId, Cursor, DeviceId, Entry, Envelope, Epoch, ErrorCode, MessageId, Stamp, Tag,
+    UnixMillis,
 };
 
 fn frames(value: &Value) -> [(Codec, Bytes); 2] {
@@ -27,6 +30,7 @@ fn cursor() -> Cursor {
 #[test]
 fn a_hello_is_read_in_both_encodings() {
     let value = json!({"type": "hello", "token": "t", "device": "phone", "batch": true, "from": "now", "future": [1],
+        "takes_over": "00000000000000fF", "exclusive": true,
         "cursors": {"user:alice": [cursor().to_text(), "garbage"], "all": cursor().to_text(), "group:x": []}});
     for (codec, frame) in frames(&value) {
         let Ok(ClientFrame::Hello(hello)) = one(codec, &frame) else { panic!("no hello") };
@@ -43,6 +47,8 @@ fn a_hello_is_read_in_both_encodings() {
                     (Address::All, vec![Some(cursor())]),
                 ],
                 from: Some(From::Now),
+                takes_over: Some(ConnectionId(255)),
+                exclusive: true,
                 batch: true,
             }
         );
@@ -86,6 +92,49 @@ fn a_frame_that_cannot_be_executed_says_which_field_what_was_expected_and_what_c
         (json!({"type": "hello", "id": "1", "cursors": {"alice": "c"}}), "`cursors`: \"alice\" is no stream"),
         (json!({"type": "hello", "id": "1", "cursors": {"all": ["", "", "", "", ""]}}), "at most 4 cursors"),
         (json!({"type": "hello", "id": "1", "from": "middle"}), "`from`: expected \"oldest\" or \"now\""),
+        (
+            json!({"type": "hello", "id": "1", "takes_over": "bob"}),
+            "`takes_over`: expected the `connection` of a welcome",
+        ),
+        (json!({"type": "hello", "id": "1", "exclusive": 1}), "`exclusive`: expected true or false, got a number"),
+        (json!({"type": "join", "id": "1"}), "`group` is missing: expected the ID of a group"),
+        (json!({"type": "join", "id": "1", "group": "a/b"}), "`group`: an ID has no '/'"),
+        (json!({"type": "join", "id": "1", "group": "g".repeat(129)}), "`group`: an ID has at most 128 bytes"),
+        (json!({"type": "join", "id": "1", "group": "den", "until": "noon"}), "`until`: expected \"leave\" or"),
+        (json!({"type": "join", "id": "1", "group": "den", "cursor": 1}), "`cursor`: expected a text, got a number"),
+        (json!({"type": "leave", "group": "den"}), "`id` is missing"),
+        (json!({"type": "read", "id": "1", "of": "user:bob"}), "`cursor` is missing: expected a cursor"),
+        (json!({"type": "read", "id": "1", "of": "user:bob", "cursor": "x"}), "`cursor`: expected a cursor as"),
+        (json!({"type": "counts", "id": "1", "of": "den"}), "`of`: \"den\" is no address"),
+        (
+            json!({"type": "counts", "id": "1", "of": "group:den", "with": "user:bob"}),
+            "`with`: only an inbox has conversations; expected `of` to be user:ID, got \"group:den\"",
+        ),
+        (
+            json!({"type": "history", "id": "1", "of": "user:bob", "with": "group:den"}),
+            "`with`: expected user:ID, got \"group:den\"",
+        ),
+        (json!({"type": "receipts", "id": "1"}), "`ref` is missing: expected the `ref` of a sent"),
+        (json!({"type": "receipts", "id": "1", "ref": cursor().to_text()}), "`ref`: expected the `ref` of a sent"),
+        (json!({"type": "presence", "id": "1"}), "`users` or `group` is missing: expected one of them"),
+        (
+            json!({"type": "watch", "id": "1", "users": ["bob"], "group": "den"}),
+            "`users`, `group`: expected one of them, got both",
+        ),
+        (json!({"type": "watch", "id": "1", "users": "bob"}), "`users`: expected an array of IDs of users, got a text"),
+        (json!({"type": "watch", "id": "1", "users": [1]}), "`users`: expected an array of IDs of users, got a number"),
+        (json!({"type": "watch", "id": "1", "users": []}), "`users`: expected 1 to 1000 users, got 0"),
+        (json!({"type": "watch", "id": "1", "users": vec!["u"; 1_001]}), "`users`: expected 1 to 1000 users, got 1001"),
+        (json!({"type": "unwatch", "id": "1", "users": ["a/b"]}), "`users`: \"a/b\": an ID has no '/'"),
+        (
+            json!({"type": "members", "id": "1", "group": "den", "limit": 1_001}),
+            "`limit`: expected 1 to 1000, got 1001",
+        ),
+        (json!({"type": "members", "id": "1", "group": "den", "after": 1}), "`after`: expected a text, got a number"),
+        (
+            json!({"type": "send", "id": "1", "to": "all", "body": 1, "echo": true}),
+            "`echo`: a copy is kept of what goes to a user; expected `to` to be user:ID, got \"all\"",
+        ),
     ];
     for (value, expected) in table {
         for (codec, frame) in frames(&value) {
@@ -118,7 +167,7 @@ fn entry() -> Entry {
         traceparent: None,
         flags: 0,
     };
-    Entry { cursor: cursor(), link: Stamp(1), tag: Tag(2), envelope: Arc::new(envelope) }
+    Entry { cursor: cursor(), link: Stamp(1), tag: Tag(2), mseq: None, envelope: Arc::new(envelope) }
 }
 
 /// Goal: every server frame is what docs/protocol.md says, in both encodings. Method: compared as plain values.
@@ -141,7 +190,8 @@ fn server_frames_say_the_same_in_both_encodings() {
         node: "n",
         heartbeat_ms: 25_000,
         max_bytes: 65_536,
-        streams: vec![stream],
+        streams: vec![stream.clone()],
+        groups: vec!["den", "attic"],
     };
     let message = json!({"to": "user:bob", "from": "user:alice", "id": "m\"1", "at": 1000, "seq": 7, "cursor": text,
         "body": {"a": [1]}});
@@ -153,14 +203,24 @@ fn server_frames_say_the_same_in_both_encodings() {
     let table = [
         (ServerFrame::Message(MessageFrame::durable(&entry, true)), with(json!({"type": "message", "again": true}))),
         (
-            ServerFrame::History(HistoryFrame { id: "h", messages: std::slice::from_ref(&entry), more: true }),
-            json!({"type": "history", "id": "h", "messages": [message], "more": true}),
+            ServerFrame::History(HistoryFrame {
+                id: "h",
+                messages: std::slice::from_ref(&entry),
+                more: true,
+                before: Some(cursor()),
+            }),
+            json!({"type": "history", "id": "h", "messages": [message], "more": true, "before": text}),
         ),
         (
             ServerFrame::Welcome(welcome),
             json!({"type": "welcome", "user": "alice", "device": "phone", "connection": "c", "node": "n",
                 "heartbeat_ms": 25000, "max_bytes": 65536, "streams": [{"of": "user:alice", "status": "reset",
-                "cursor": text, "head": 9, "replay": 2, "reason": "retention", "lost": 17}]}),
+                "cursor": text, "head": 9, "replay": 2, "reason": "retention", "lost": 17}], "groups": ["den", "attic"]}),
+        ),
+        (
+            ServerFrame::Stream(stream),
+            json!({"type": "stream", "of": "user:alice", "status": "reset", "cursor": text, "head": 9, "replay": 2,
+                "reason": "retention", "lost": 17}),
         ),
         (
             ServerFrame::Sent { id: "1", reference: Some("r".to_owned()), at: UnixMillis(5), online: Some(true) },

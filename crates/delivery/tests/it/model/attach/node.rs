@@ -1,7 +1,7 @@
 //! What the nodes do with questions, answers and detaches, and how a state is judged.
 
 use delivery::record::AttachRequest;
-use delivery::{Attached, Consumer, Standing, Start, Step};
+use delivery::{Attached, Consumer, Registered, Standing, Start, Step};
 use protocol::client::From;
 use protocol::{ConnectionId, Cursor, Epoch};
 
@@ -34,7 +34,7 @@ impl State {
 
     fn is_routed(&self, place: Place) -> bool {
         let wanted = registration(place.node, place.connection, place.reg);
-        self.master.record().is_some_and(|r| r.locations.contains(&wanted))
+        self.master.record().is_some_and(|r| r.locations.iter().any(|l| l.registration == wanted))
     }
 }
 
@@ -84,18 +84,15 @@ impl Attach {
         let (registered, step) = match kind {
             Kind::Attach => {
                 let had_record = state.master.record().is_some();
-                let request = AttachRequest {
-                    registration: asked,
-                    cursors: cursors.into_iter().map(Some).collect(),
-                    from: From::Oldest,
-                };
+                let cursors = cursors.into_iter().map(Some).collect();
+                let request = AttachRequest::of(asked.clone(), cursors, From::Oldest);
                 let epoch = Epoch((now_us + 1).to_be_bytes());
                 let attached = state.master.with(|r| (self.rules.attach)(r, epoch, now_us, &request, &LIMITS));
                 state.ticks += u8::from(!had_record);
                 if self.in_two_steps {
                     state.master.with(|r| {
                         let node = &NODES[place.node];
-                        r.iter_mut().for_each(|r| r.detach(node, request.registration.connection, u64::MAX));
+                        r.iter_mut().for_each(|r| r.detach(node, asked.connection, u64::MAX));
                     });
                     state.ask(place, Kind::Register, Vec::new());
                 }
@@ -110,7 +107,7 @@ impl Attach {
         };
         // Whom the node does not know, it detaches: also the one that asked, if it has ended meanwhile.
         if !self.keeps_ghosts {
-            for (ConnectionId(connection), reg) in registered {
+            for Registered { connection: ConnectionId(connection), reg, .. } in registered {
                 let found = Place { node: place.node, connection: connection as u8, reg: reg as u8 };
                 if !state.is_live(found) {
                     state.ask_detach(found);

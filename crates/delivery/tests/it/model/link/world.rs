@@ -89,11 +89,8 @@ impl Link {
     fn ask_attach(&self, state: &mut State, node: usize, cursors: &[Cursor], kept: &[Cursor]) -> Attached {
         let master = state.commands[node];
         let now_us = Self::now_us(state, master);
-        let request = AttachRequest {
-            registration: registration(node, 1, 1),
-            cursors: cursors.iter().copied().map(Some).collect(),
-            from: From::Oldest,
-        };
+        let cursors = cursors.iter().copied().map(Some).collect();
+        let request = AttachRequest::of(registration(node, 1, 1), cursors, From::Oldest);
         let epoch = protocol::Epoch((now_us + 1).to_be_bytes());
         let before = state.masters[master].clone();
         let attached = state.masters[master].with(|record| {

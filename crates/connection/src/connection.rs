@@ -4,18 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use delivery::Step;
-use delivery::sabotage::{self, Rule};
 use protocol::client::{Bye, Codec, ServerFrame, WireFrame};
-use protocol::{Address, CloseCode, ConnectionId, DeviceId, Encoding, Millis, Text, UserId};
+use protocol::{Address, CloseCode, ConnectionId, DeviceId, Encoding, HandOver, Millis, UserId};
 
+use crate::counts::{Counts, PullCause};
 use crate::heartbeat::{Beat, Heartbeat};
-use crate::io::{Counts, Input, Now, Opening, Output, PullCause, Request, Settings};
+use crate::io::{Input, Now, Opening, Settings};
 use crate::opening::{Attaching, Authenticating, Greeting};
 use crate::outbox::Outbox;
-use crate::pulls::pull;
+use crate::output::{Output, Request};
 use crate::rate::RateLimiter;
-use crate::stream::Stream;
+use crate::session::Session;
 
 /// What goes to the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,28 +54,8 @@ pub(crate) enum Phase {
     Authenticating(Box<Authenticating>),
     /// The own inbox is being attached.
     Attaching(Box<Attaching>),
-    Open(Session),
+    Open(Box<Session>),
     Closed,
-}
-
-/// Who is connected, and what he gets.
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) user: UserId,
-    /// `None`: the client named none, and no cursor is kept.
-    pub(crate) device: Option<DeviceId>,
-    /// The own inbox is the first.
-    pub(crate) streams: Vec<Stream>,
-}
-
-impl Session {
-    pub(crate) fn by_record(&mut self, record: &Text) -> Option<&mut Stream> {
-        self.streams.iter_mut().find(|s| s.record == *record)
-    }
-
-    pub(crate) fn by_address(&mut self, of: &Address) -> Option<&mut Stream> {
-        self.streams.iter_mut().find(|s| s.of == *of)
-    }
 }
 
 impl Connection {
@@ -114,22 +93,36 @@ impl Connection {
             Input::Broken(code) => self.close(code, code.as_str()),
             Input::Gone => self.end(),
             Input::Authenticated(result) => self.on_authenticated(result),
-            Input::Attached { of, result } => match self.phase {
-                Phase::Attaching(_) => self.on_first_page(result, now),
-                _ => self.on_attached(&of, result, now),
+            Input::Attached { of, result } => match (&self.phase, &of) {
+                (Phase::Attaching(_), _) => self.on_first_page(result, now),
+                (_, Address::User(_)) => self.on_attached(result, now),
+                _ => self.on_stream_page(&of, result, now),
             },
-            Input::Verified { of, result } => self.on_verified(&of, result, now),
+            Input::Verified { result, .. } => self.on_verified(result, now),
+            Input::Seated { of, result } => self.on_seated(&of, result, now),
+            Input::HeadAt { of, cursor } => self.on_head_at(&of, cursor),
+            Input::Doubt { of } => self.on_record_doubt(&of),
+            Input::Ended { of, mseq } => self.on_ended(&of, mseq, now.at),
+            Input::Shared(shared) => self.on_shared(&shared, now),
+            Input::Joined { id, group, result } => self.on_joined(id, group, result),
+            Input::Left { id, group, result } => self.on_left(&id, group, result),
+            Input::Groups { result } => self.on_groups(result, now),
+            Input::Answered { id, result } => self.on_answered(&id, result),
+            Input::Marked { of, with, cursor, result } => self.on_marked(&of, with, cursor, result),
+            Input::Presence { user, version, is_online, at } => self.on_presence(user, version, is_online, at),
+            Input::HandOver(why) => self.on_hand_over(why),
             Input::Appended { id, to, result } => self.on_appended(&id, &to, result),
             Input::History { id, result } => self.on_history(&id, result, now),
-            Input::Live { record, live } => self.on_live(&record, &live, now),
+            Input::Live { record, version, live } => self.on_live(&record, version, &live, now),
             Input::Dirty => self.on_doubt(PullCause::Dirty),
             Input::Generation => self.on_generation(),
             Input::TooMany => self.close(CloseCode::TooManyConnections, "this user has too many connections"),
             Input::Drain { reconnect_ms } => {
-                self.close_with(CloseCode::Draining, "the node is being stopped", reconnect_ms)
+                self.close_with(CloseCode::Draining, "the node is being stopped", Some(reconnect_ms))
             }
             Input::Timer => self.on_timer(now),
         }
+        self.ask_pages();
         if self.outbox.is_full() {
             self.full_since.get_or_insert(now.at);
         }
@@ -148,13 +141,7 @@ impl Connection {
         let frame = self.outbox.pop()?;
         if self.outbox.has_room() {
             self.full_since = None;
-            if let Phase::Open(session) = &mut self.phase {
-                for stream in &mut session.streams {
-                    if stream.consumer.resume() == Step::Pull {
-                        pull(&mut self.outputs, &mut self.counts, session.device.as_ref(), stream, PullCause::Resume);
-                    }
-                }
-            }
+            self.resume();
         }
         Some(Transmit::Frame(frame))
     }
@@ -166,8 +153,8 @@ impl Connection {
             Phase::Greeting(greeting) => greeting.deadline,
             Phase::Authenticating(_) | Phase::Attaching(_) => self.heartbeat.deadline(),
             Phase::Open(session) => {
-                let first = session.streams.iter().map(Stream::deadline).min();
-                first.unwrap_or(self.heartbeat.deadline())
+                let inbox = session.inbox.deadline();
+                session.due.map_or(inbox, |due| due.min(inbox))
             }
         };
         let stuck = self.full_since.map_or(own, |since| since.plus(self.settings.stuck_ms));
@@ -211,11 +198,11 @@ impl Connection {
     /// Says goodbye and closes.
     pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         // Spread by the connection's random id, so that those who are closed together do not come back together.
-        self.close_with(code, reason, 500 + self.id.0 % 1_500);
+        let reconnect_ms = code.is_retryable().then_some(500 + self.id.0 % 1_500);
+        self.close_with(code, reason, reconnect_ms);
     }
 
-    fn close_with(&mut self, code: CloseCode, reason: &str, reconnect_ms: u64) {
-        let reconnect_ms = code.is_retryable().then_some(reconnect_ms);
+    fn close_with(&mut self, code: CloseCode, reason: &str, reconnect_ms: Option<u64>) {
         self.outbox.push(&ServerFrame::Bye(Bye { code, reason, reconnect_ms }));
         self.hand_on_acks();
         self.outputs.push_back(Output::Close(Some(code)));
@@ -227,6 +214,15 @@ impl Connection {
         self.hand_on_acks();
         self.outputs.push_back(Output::Close(None));
         self.phase = Phase::Closed;
+    }
+
+    /// Another connection has this one's place, and has what follows.
+    pub(crate) fn on_hand_over(&mut self, why: HandOver) {
+        match why {
+            // Its client is on the other one already: there is nobody who has to come back.
+            HandOver::TakenOver => self.close_with(CloseCode::Normal, "another connection took this one's place", None),
+            HandOver::Exclusive => self.close(CloseCode::Replaced, "the same device connected elsewhere"),
+        }
     }
 
     fn on_message(&mut self, encoding: Encoding, bytes: &Bytes, now: Now) {
@@ -254,47 +250,7 @@ impl Connection {
         if self.full_since.is_some_and(|since| now.at.since(since) >= self.settings.stuck_ms) {
             return self.close(CloseCode::SlowConsumer, "the client does not read what it gets");
         }
+        self.on_inbox_timer(now);
         self.on_stream_timers(now);
-    }
-
-    fn on_stream_timers(&mut self, now: Now) {
-        let Phase::Open(session) = &mut self.phase else { return };
-        for stream in &mut session.streams {
-            if let (Some((cursor, due)), Some(device)) = (stream.ack, &session.device)
-                && due <= now.at
-            {
-                stream.ack = None;
-                stream.acked = Some(cursor);
-                let ack = Request::Ack { of: stream.of.clone(), device: device.clone(), cursor };
-                self.outputs.push_back(Output::Request(ack));
-            }
-            if stream.retry_at.is_some_and(|at| at <= now.at) {
-                stream.retry_at = None;
-                if stream.consumer.on_doubt() == Step::Pull {
-                    pull(&mut self.outputs, &mut self.counts, session.device.as_ref(), stream, PullCause::Retry);
-                }
-            }
-            if stream.check_at <= now.at {
-                stream.postpone_check(now.at, self.settings.position_check_ms);
-                if stream.consumer.is_live() && !stream.verifying && !sabotage::is_off(Rule::Stuck) {
-                    stream.verifying = true;
-                    let (of, cursor) = (stream.of.clone(), stream.consumer.cursor());
-                    let verify = Request::Verify { of, cursor, device: session.device.clone() };
-                    self.outputs.push_back(Output::Request(verify));
-                }
-            }
-        }
-    }
-
-    /// Acks are held back to coalesce; what is held at the end is handed on then.
-    fn hand_on_acks(&mut self) {
-        let Phase::Open(session) = &mut self.phase else { return };
-        let Some(device) = &session.device else { return };
-        for stream in &mut session.streams {
-            if let Some((cursor, _)) = stream.ack.take() {
-                let ack = Request::Ack { of: stream.of.clone(), device: device.clone(), cursor };
-                self.outputs.push_back(Output::Request(ack));
-            }
-        }
     }
 }

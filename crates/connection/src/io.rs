@@ -1,14 +1,19 @@
-//! What goes into a connection and what comes out of it. All are plain values: no socket, no clock, no backplane.
+//! What goes into a connection. All are plain values: no socket, no clock, no backplane.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use protocol::client::{Body, Codec, From};
+use delivery::{Attached, Placed, Standing};
+use protocol::client::Codec;
 use protocol::{
-    Address, CloseCode, Cursor, DeviceId, Entry, ErrorCode, Live, MessageId, Millis, Text, UnixMillis, UserId,
+    Address, CloseCode, Cursor, DeviceId, Entry, ErrorCode, GroupId, HandOver, Live, MessageId, Millis, Text,
+    UnixMillis, UserId,
 };
 
-use delivery::{Attached, Placed, Reason, Standing};
+use crate::asking::Answer;
+use crate::rights::Rights;
+use crate::shared::Shared;
 
 /// What the HTTP request that was upgraded said.
 #[derive(Clone, Debug)]
@@ -47,6 +52,11 @@ pub struct Identity {
     pub device: Option<DeviceId>,
     /// When the credentials end, by the wall clock.
     pub expires: Option<UnixMillis>,
+    /// Joined for the life of the connection.
+    pub groups: Vec<GroupId>,
+    pub rights: Rights,
+    /// As JSON: shown to others.
+    pub profile: Option<Text>,
 }
 
 /// Why somebody is not let in. The texts say what was expected; they never hold the credential.
@@ -69,15 +79,75 @@ pub enum Input {
     /// The peer closed, or the socket is gone.
     Gone,
     Authenticated(Result<Identity, Refused>),
-    /// The answer to [`Request::Attach`] or [`Request::Read`]; `None`: there is no record (any more).
+    /// The answer to [`crate::Request::Attach`] or [`crate::Request::Read`]; `None`: there is no record (any more).
     Attached {
         of: Address,
         result: Result<Option<Attached>, Unavailable>,
     },
     Verified {
         of: Address,
-        result: Result<Standing, Unavailable>,
+        result: Result<(Standing, u64), Unavailable>,
     },
+    /// The answer to [`crate::Request::Seat`]: from now on the group's messages come as [`Input::Shared`].
+    Seated {
+        /// The node's own copy of the name: the connection keeps that one.
+        of: Address,
+        result: Result<Seated, Unavailable>,
+    },
+    /// The node's own place in a group is known to hold, in a new generation: a member whose place is another one reads.
+    HeadAt {
+        of: Text,
+        cursor: Cursor,
+    },
+    /// Something of this stream was dropped on the way, or its log forked: read from the own place.
+    Doubt {
+        of: Text,
+    },
+    /// He has no seat any more, or gets none: the user was removed by the change with this number, or, where that is no
+    /// greater than his join's, he is a member by another join than his seat was for.
+    Ended {
+        of: Text,
+        mseq: u64,
+    },
+    /// A member, or everybody's stream: see [`Shared`].
+    Shared(Arc<Shared>),
+    /// The answer to [`crate::Request::Join`].
+    Joined {
+        id: MessageId,
+        group: GroupId,
+        result: Result<Joined, SendFault>,
+    },
+    /// The answer to [`crate::Request::Leave`].
+    Left {
+        id: MessageId,
+        group: GroupId,
+        result: Result<(), SendFault>,
+    },
+    /// The answer to [`crate::Request::Groups`]: the version of the user's set, and the set.
+    Groups {
+        result: Result<(u64, Vec<GroupId>), Unavailable>,
+    },
+    /// The answer to [`crate::Request::Ask`].
+    Answered {
+        id: MessageId,
+        result: Result<Answer, SendFault>,
+    },
+    /// The answer to [`crate::Request::Mark`].
+    Marked {
+        of: Address,
+        with: Option<UserId>,
+        cursor: Cursor,
+        result: Result<delivery::Marked, Unavailable>,
+    },
+    /// Somebody who is watched came or went.
+    Presence {
+        user: UserId,
+        version: u64,
+        is_online: bool,
+        at: UnixMillis,
+    },
+    /// Another connection took this one's place.
+    HandOver(HandOver),
     Appended {
         id: MessageId,
         to: Address,
@@ -87,9 +157,11 @@ pub enum Input {
         id: MessageId,
         result: Result<Listing, HistoryFault>,
     },
-    /// From the channel of this node.
+    /// From the channel of this node, of the own inbox.
     Live {
         record: Text,
+        /// Of the set of the user's groups at that moment.
+        version: u64,
         live: Live,
     },
     /// Something for this connection was dropped on the way: read the inbox again.
@@ -106,6 +178,23 @@ pub enum Input {
     Timer,
 }
 
+/// Where a node stands in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seated {
+    /// What comes from now on follows this place.
+    pub cursor: Cursor,
+    /// The number of the newest membership change that the node knows.
+    pub version: u64,
+}
+
+/// A membership that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The number of the join; 0 for one that lasts as long as the connection.
+    pub mseq: u64,
+    pub members: u64,
+}
+
 /// The backplane cannot be asked now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unavailable;
@@ -115,6 +204,8 @@ pub struct Unavailable;
 pub struct Listing {
     pub entries: Vec<Entry>,
     pub more: bool,
+    /// Where to go on, if there is more.
+    pub before: Option<Cursor>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,77 +222,6 @@ pub struct SendFault {
     pub message: String,
     pub retry_ms: Option<u64>,
     pub is_final: bool,
-}
-
-/// What the shell has to do.
-#[derive(Debug)]
-pub enum Output {
-    Request(Request),
-    /// Write what is still to be transmitted, then close with this code and end. `None`: the socket is gone already.
-    Close(Option<CloseCode>),
-}
-
-/// Something to be asked of the node; its answer comes back as an [`Input`].
-#[derive(Debug)]
-pub enum Request {
-    Authenticate(Credential),
-    /// Register this connection at the address and read from the newest cursor that holds.
-    Attach(Attach),
-    /// Read from the newest cursor that holds.
-    Read {
-        of: Address,
-        after: Vec<Cursor>,
-    },
-    /// Is this cursor the end? Restores a registration that was lost.
-    Verify {
-        of: Address,
-        cursor: Cursor,
-        device: Option<DeviceId>,
-    },
-    /// Store a message and hand it to whoever is there.
-    Append {
-        message: Message,
-        retry_age_ms: Option<u64>,
-        /// How long it may have been on its way to this node, if that is more than a moment: its own retry may be there.
-        late_ms: Option<u64>,
-        /// Its answer waits until a replica has it.
-        replicated: bool,
-    },
-    /// Hand a message to whoever is there; it is kept nowhere.
-    Publish(Message),
-    History {
-        id: MessageId,
-        of: Address,
-        before: Option<Cursor>,
-        limit: u64,
-    },
-    /// Fire and forget: the device has everything up to the cursor.
-    Ack {
-        of: Address,
-        device: DeviceId,
-        cursor: Cursor,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attach {
-    pub of: Address,
-    /// Whose stored cursor counts if none is given; `None`: none is kept.
-    pub device: Option<DeviceId>,
-    /// Newest first; `None` stands for one that cannot be read.
-    pub cursors: Vec<Option<Cursor>>,
-    /// Where to start without any cursor.
-    pub from: From,
-}
-
-/// A message on its way in.
-#[derive(Clone, Debug)]
-pub struct Message {
-    pub id: MessageId,
-    pub to: Address,
-    pub from: Address,
-    pub body: Body,
-    pub expires_ms: Option<u64>,
 }
 
 /// What a connection is told about its node. Shared by all of them.
@@ -248,78 +268,6 @@ impl Default for Settings {
             requests_max: 256,
             position_check_ms: 30_000,
             ack_ms: 1_000,
-        }
-    }
-}
-
-/// What happened since the shell last took it: for metrics and the line that is logged at the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub frames_in: u64,
-    pub sends_durable: u64,
-    pub sends_ephemeral: u64,
-    pub delivered_durable: u64,
-    pub delivered_ephemeral: u64,
-    /// Ephemeral messages that a full queue dropped.
-    pub dropped_ephemeral: u64,
-    /// Messages past their `expires_ms`.
-    pub expired: u64,
-    /// By [`PullCause`].
-    pub pulls: [u64; PullCause::ALL.len()],
-    /// By [`delivery::Reason`].
-    pub resets: [u64; Reason::ALL.len()],
-    pub rate_limited: u64,
-    /// Of the newest live message: microseconds from when it was stored to when it was queued for the socket.
-    pub delay_us: Option<u64>,
-}
-
-impl Counts {
-    pub fn add(&mut self, more: &Self) {
-        self.frames_in += more.frames_in;
-        self.sends_durable += more.sends_durable;
-        self.sends_ephemeral += more.sends_ephemeral;
-        self.delivered_durable += more.delivered_durable;
-        self.delivered_ephemeral += more.delivered_ephemeral;
-        self.dropped_ephemeral += more.dropped_ephemeral;
-        self.expired += more.expired;
-        self.rate_limited += more.rate_limited;
-        self.pulls.iter_mut().zip(more.pulls).for_each(|(sum, n)| *sum += n);
-        self.resets.iter_mut().zip(more.resets).for_each(|(sum, n)| *sum += n);
-    }
-}
-
-/// Why an inbox was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullCause {
-    /// A live message did not follow the cursor.
-    Gap,
-    /// There was more than one page, or more came while it was read.
-    More,
-    /// Something was dropped on the way.
-    Dirty,
-    /// A new generation.
-    Generation,
-    /// The position check found the cursor behind.
-    Check,
-    /// The client takes messages again.
-    Resume,
-    /// A pull that had failed.
-    Retry,
-}
-
-impl PullCause {
-    pub const ALL: [Self; 7] =
-        [Self::Gap, Self::More, Self::Dirty, Self::Generation, Self::Check, Self::Resume, Self::Retry];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gap => "gap",
-            Self::More => "more",
-            Self::Dirty => "dirty",
-            Self::Generation => "generation",
-            Self::Check => "check",
-            Self::Resume => "resume",
-            Self::Retry => "retry",
         }
     }
 }

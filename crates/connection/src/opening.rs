@@ -1,16 +1,22 @@
 //! From the upgrade to `welcome`: hello, credentials, the first page of the own inbox.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use delivery::sabotage::{self, Rule};
-use delivery::{Attached, Start};
-use protocol::client::{ClientFrame, FrameError, From, Hello, ServerFrame, Status, StreamStatus, Welcome};
-use protocol::{Address, CloseCode, Cursor, DeviceId, ErrorCode, Millis, UserId};
+use delivery::{Attached, Claim, OfUser, Start};
+use protocol::client::{ClientFrame, FrameError, From, Hello, ServerFrame, StreamStatus, Welcome};
+use protocol::limits::GROUPS_MAX;
+use protocol::{Address, CloseCode, Cursor, DeviceId, ErrorCode, GroupId, Millis, UserId};
 
-use crate::connection::{Connection, Phase, Session};
-use crate::io::{Attach, Credential, Identity, Now, Opening, PullCause, Refused, Request, Unavailable};
+use crate::connection::{Connection, Phase};
+use crate::counts::PullCause;
+use crate::following::status_of;
+use crate::inbox::Inbox;
+use crate::io::{Credential, Identity, Now, Opening, Refused, Unavailable};
+use crate::output::{Attach, Request};
 use crate::pulls::count_reset;
-use crate::stream::Stream;
+use crate::rights::Rights;
+use crate::session::Session;
+use crate::stream::{Beginning, How, Stream};
 
 /// Frames that came in one batch with `hello`: they wait for `welcome`.
 type Deferred = VecDeque<Result<ClientFrame, FrameError>>;
@@ -34,6 +40,14 @@ pub(crate) struct Attaching {
     pub(crate) user: UserId,
     pub(crate) device: Option<DeviceId>,
     attach: Attach,
+    rights: Rights,
+    /// Where `hello` wants streams to start that have no cursor.
+    from: Option<From>,
+    /// Of everybody's stream.
+    all: Vec<Option<Cursor>>,
+    groups: Vec<(GroupId, Vec<Option<Cursor>>)>,
+    /// Groups that the token names.
+    named: Vec<GroupId>,
     deferred: Deferred,
     /// Streams that were named and are not this user's.
     foreign: Vec<Address>,
@@ -41,6 +55,8 @@ pub(crate) struct Attaching {
     pub(crate) again: bool,
     /// A live message came meanwhile: one more pull behind the first page.
     pub(crate) dirty: bool,
+    /// The version of the user's set of groups that came with it.
+    pub(crate) version: Option<u64>,
 }
 
 impl Connection {
@@ -122,19 +138,37 @@ impl Connection {
         let device = identity.device.or(hello.device);
         // A named device that comes for the first time gets what is there; one without a name starts now.
         let from = hello.from.unwrap_or(if device.is_some() { From::Oldest } else { From::Now });
-        let (mut cursors, mut foreign) = (Vec::from_iter(cursor), Vec::new());
+        let (mut cursors, mut all, mut groups, mut foreign) =
+            (Vec::from_iter(cursor), Vec::new(), Vec::new(), Vec::new());
         for (of, list) in hello.cursors {
             match of {
                 of if of == own => cursors = list,
-                // Streams that a client may keep cursors of and that this version does not have.
-                Address::All | Address::Group(_) => {}
+                Address::All => all = list,
+                Address::Group(group) => groups.push((group, list)),
                 of => foreign.push(of),
             }
         }
-        let attach = Attach { of: own, device: device.clone(), cursors, from };
+        // Without a name of its own a device has no others; and who wants to be the only one replaces the one it names, too.
+        let exclusive = (hello.exclusive && device.is_some()).then_some(Claim::Exclusive);
+        let claim = exclusive.or(hello.takes_over.map(Claim::TakesOver));
+        let (groups_known, profile) = (Some(0), identity.profile);
+        let attach = Attach { of: own, device: device.clone(), cursors, from, groups_known, claim, profile };
         self.request(Request::Attach(attach.clone()));
-        let attaching =
-            Attaching { user: identity.user, device, attach, deferred, foreign, again: false, dirty: false };
+        let attaching = Attaching {
+            user: identity.user,
+            device,
+            attach,
+            rights: identity.rights,
+            from: hello.from,
+            all,
+            groups,
+            named: identity.groups,
+            deferred,
+            foreign,
+            again: false,
+            dirty: false,
+            version: None,
+        };
         self.phase = Phase::Attaching(Box::new(attaching));
     }
 
@@ -152,41 +186,99 @@ impl Connection {
         let Ok(Some(attached)) = result else {
             return self.close(CloseCode::BackplaneUnavailable, "the backplane cannot be reached");
         };
-        let Attaching { user, device, attach, deferred, foreign, dirty, .. } = *state;
-        let period = self.settings.position_check_ms;
-        let mut stream = Stream::new(attach.of.clone(), now.at);
-        stream.is_asking = false;
-        stream.routed = attached.routed;
+        self.open(*state, &attached, now);
+    }
+
+    fn open(&mut self, state: Attaching, attached: &Attached, now: Now) {
+        let Attaching { user, device, attach, all, groups, deferred, foreign, dirty, version, .. } = state;
+        let OfUser { groups: set, all: stored } = attached.user.clone().unwrap_or_default();
+        let mut inbox = Inbox::new(now.at);
+        inbox.routed = attached.routed;
         if let Start::Reset { reason, .. } = attached.start {
-            stream.again_to = attached.head;
+            inbox.again_to = attached.head;
             count_reset(&mut self.counts, reason);
         }
-        self.welcome(&user, device.as_ref(), &attach.of, &attached);
-        self.phase = Phase::Open(Session { user, device: device.clone(), streams: vec![stream] });
+        self.welcome(&user, device.as_ref(), &attach.of, attached, &set);
+        self.phase = Phase::Open(Box::new(Session {
+            user,
+            device,
+            rights: state.rights,
+            profile: attach.profile.map(Box::new),
+            named: state.named.clone().into_boxed_slice(),
+            from: state.from,
+            inbox,
+            all: Stream::new(None),
+            groups: Vec::with_capacity(set.len().max(state.named.len())),
+            set_known: attached.version,
+            is_asking_set: false,
+            questions: 0,
+            pages: 0,
+            waiting: 0,
+            busy: None,
+            is_paused: false,
+            due: None,
+        }));
         for of in foreign {
             self.answer_error(None, ErrorCode::Forbidden, &format!("`cursors`: {of} is not yours to read"), None);
         }
-        self.take_page(&attach.of, &attached, device.as_ref(), now);
+        self.take_page(attached, now);
         // The first check comes at a moment of this connection's own, so that a fleet's checks are spread.
+        let period = self.settings.position_check_ms;
         if let Phase::Open(session) = &mut self.phase
-            && let Some(stream) = session.streams.first_mut()
-            && stream.routed
+            && session.inbox.routed
         {
-            stream.check_at = now.at.plus(period / 2 + self.id.0 % (period / 2).max(1));
+            session.inbox.check_at = now.at.plus(period / 2 + self.id.0 % (period / 2).max(1));
         }
         if dirty {
             self.on_doubt(PullCause::Dirty);
         }
+        let all = if all.is_empty() { Vec::from_iter(stored.map(Some)) } else { all };
+        self.follow(&Address::All, Beginning::new(How::Everybody, all, state.from.unwrap_or(From::Now)));
+        self.follow_groups(&set, groups, state.named, state.from);
+        if let Some(version) = version {
+            self.on_version(version);
+        }
         self.on_frames(deferred, now);
     }
 
-    fn welcome(&mut self, user: &UserId, device: Option<&DeviceId>, of: &Address, attached: &Attached) {
-        let (status, lost) = match attached.start {
-            Start::New => (Status::New, None),
-            Start::Resumed => (Status::Resumed, None),
-            Start::Reset { .. } if sabotage::is_off(Rule::MissingReset) => (Status::Resumed, None),
-            Start::Reset { reason, lost } => (Status::Reset(reason.as_str()), lost),
-        };
+    /// The groups that the user is a member of, then those that his token names, then those that he has a cursor for.
+    fn follow_groups(
+        &mut self,
+        set: &[GroupId],
+        cursors: Vec<(GroupId, Vec<Option<Cursor>>)>,
+        named: Vec<GroupId>,
+        from: Option<From>,
+    ) {
+        let mut cursors: BTreeMap<GroupId, Vec<Option<Cursor>>> = cursors.into_iter().collect();
+        let of_set = set.iter().cloned().map(|group| (group, How::Set));
+        let mut begin: Vec<(GroupId, How)> = of_set.chain(named.into_iter().map(|group| (group, How::Guest))).collect();
+        let known: BTreeSet<GroupId> = begin.iter().map(|(group, _)| group.clone()).collect();
+        begin.extend(cursors.keys().filter(|group| !known.contains(*group)).cloned().map(|group| (group, How::Cursor)));
+        for (group, how) in begin {
+            let Phase::Open(session) = &self.phase else { return };
+            if session.group(group.as_str()).is_some() {
+                continue;
+            }
+            if how != How::Set && !session.has_room_for_a_group() {
+                let message = format!("{group} is left out: a connection has at most {GROUPS_MAX} groups");
+                self.answer_error(None, ErrorCode::Forbidden, &message, None);
+                continue;
+            }
+            let from = if how == How::Guest { from.unwrap_or(From::Now) } else { session.members_start() };
+            let cursors = cursors.remove(&group).unwrap_or_default();
+            self.follow(&Address::Group(group), Beginning::new(how, cursors, from));
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        of: &Address,
+        attached: &Attached,
+        groups: &[GroupId],
+    ) {
+        let (status, lost) = status_of(attached.start);
         let connection = self.id.to_string();
         let replay = attached.head.saturating_sub(attached.cursor.seq);
         let stream =
@@ -200,6 +292,7 @@ impl Connection {
             heartbeat_ms: settings.heartbeat_ms,
             max_bytes: settings.max_bytes,
             streams: vec![stream],
+            groups: groups.iter().map(GroupId::as_str).collect(),
         }));
     }
 }

@@ -28,9 +28,13 @@ impl Outbox {
 
     /// Queues a frame. Answers and byes always fit: a client that does not read is not read from.
     pub(crate) fn push(&mut self, frame: &ServerFrame<'_>) {
-        let bytes = self.codec.encode(frame);
-        self.bytes += bytes.len();
-        self.frames.push_back(bytes);
+        self.push_written(self.codec.encode(frame));
+    }
+
+    /// Queues a frame that is written already, in this connection's encoding.
+    pub(crate) fn push_written(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
     }
 
     pub(crate) fn is_full(&self) -> bool {

@@ -2,17 +2,16 @@
 
 use delivery::sabotage::{self, Rule};
 use delivery::{Place, Placed};
-use protocol::client::{ClientFrame, ErrorFrame, FrameError, HistoryFrame, Send, ServerFrame};
+use protocol::client::{ClientFrame, ErrorFrame, FrameError, Send, ServerFrame};
 use protocol::{Address, CloseCode, Cursor, ErrorCode, MessageId, UnixMillis};
 
 use crate::connection::{Connection, Phase};
-use crate::io::{HistoryFault, Listing, Message, Now, Request, SendFault};
+use crate::io::{Now, SendFault};
+use crate::output::{Message, Request};
 use crate::rate::Verdict;
 
-/// Histories in flight: each may be 256 KiB, and more in the other encoding.
-const HISTORIES_MAX: usize = 2;
 /// When to send again what found a full queue.
-const OVERLOADED_RETRY_MS: u64 = 200;
+pub(crate) const OVERLOADED_RETRY_MS: u64 = 200;
 /// When to ask again what found nobody.
 pub(crate) const UNAVAILABLE_RETRY_MS: u64 = 1_000;
 
@@ -45,7 +44,16 @@ impl Connection {
             }
             Ok(ClientFrame::Send(send)) => self.on_send(send),
             Ok(ClientFrame::Ack { of, cursor }) => self.on_ack(&of, cursor, now),
-            Ok(ClientFrame::History { id, of, before, limit }) => self.on_ask_history(id, of, before, limit),
+            Ok(ClientFrame::Read { id, of, with, cursor }) => self.on_read(id, of, with, cursor),
+            Ok(ClientFrame::Join(join)) => self.on_join(join),
+            Ok(ClientFrame::Leave { id, group }) => self.on_leave(id, group),
+            Ok(ClientFrame::History(history)) => self.on_ask_history(history),
+            Ok(ClientFrame::Counts { id, of, with }) => self.on_ask_counts(id, of, with),
+            Ok(ClientFrame::Receipts { id, reference }) => self.on_ask_receipts(id, reference),
+            Ok(ClientFrame::Presence { id, whom }) => self.on_ask_presence(id, whom),
+            Ok(ClientFrame::Watch { id, whom }) => self.on_watch(id, whom),
+            Ok(ClientFrame::Unwatch { id, whom }) => self.on_unwatch(id, whom),
+            Ok(ClientFrame::Members { id, group, after, limit }) => self.on_ask_members(id, group, after, limit),
             Ok(ClientFrame::Ping { id }) => {
                 self.outbox.push(&ServerFrame::Pong { id: id.as_ref().map(MessageId::as_str) });
             }
@@ -54,26 +62,32 @@ impl Connection {
 
     fn on_send(&mut self, send: Send) {
         let Phase::Open(session) = &self.phase else { return };
-        let from = Address::User(session.user.clone());
-        if !matches!(send.to, Address::User(_) | Address::Device(..)) {
-            let message =
-                format!("`to`: expected user:ID or user:ID/DEVICE, got {}; this version delivers to users", send.to);
+        if matches!(send.to, Address::Service(_)) {
+            let message = format!(
+                "`to`: expected user:ID, user:ID/DEVICE, group:ID or all, got {}; no service is here yet",
+                send.to
+            );
             return self.answer_error(Some(&send.id), ErrorCode::BadRequest, &message, None);
         }
+        if !session.may_send(&send.to) {
+            let message = format!("`to`: {} is not yours to send to", send.to);
+            return self.answer_error(Some(&send.id), ErrorCode::Forbidden, &message, None);
+        }
+        let from = session.own();
         if !self.begin_request(&send.id) {
             return;
         }
-        let Send { id, to, body, ephemeral, retry_age_ms, expires_ms, replicated } = send;
+        let Send { id, to, body, ephemeral, retry_age_ms, expires_ms, replicated, echo } = send;
         let message = Message { id, to, from, body, expires_ms };
         let retry_age_ms = retry_age_ms.filter(|_| !sabotage::is_off(Rule::Duplicated));
         let replicated = replicated && !sabotage::is_off(Rule::LostReplicated);
         if ephemeral {
             self.counts.sends_ephemeral += 1;
-            self.request(Request::Publish(message));
+            self.request(Request::Publish { message, echo });
         } else {
             self.counts.sends_durable += 1;
             let late_ms = self.heartbeat.late_ms().filter(|_| !sabotage::is_off(Rule::Duplicated));
-            self.request(Request::Append { message, retry_age_ms, late_ms, replicated });
+            self.request(Request::Append { message, retry_age_ms, late_ms, replicated, echo });
         }
     }
 
@@ -86,7 +100,8 @@ impl Connection {
             }
             Ok(Placed { place, at, online }) => {
                 let reference = place.cursor().map(|cursor| cursor.to_ref(&to.record().to_string()));
-                self.outbox.push(&ServerFrame::Sent { id: id.as_str(), reference, at, online: Some(online) });
+                let online = self.may_know_of(to).then_some(online);
+                self.outbox.push(&ServerFrame::Sent { id: id.as_str(), reference, at, online });
             }
             Err(fault) if sabotage::is_off(Rule::RedisLost) && fault.code == ErrorCode::UnknownOutcome => {
                 let (id, at) = (id.as_str(), UnixMillis(0));
@@ -95,65 +110,45 @@ impl Connection {
             Err(fault) if sabotage::is_off(Rule::Unexpected) && fault.code == ErrorCode::UnknownOutcome => {
                 self.push_error(Some(id), ErrorCode::Unavailable, &fault.message, fault.retry_ms, true);
             }
-            Err(fault) => self.push_error(Some(id), fault.code, &fault.message, fault.retry_ms, fault.is_final),
+            Err(fault) => self.push_fault(id, &fault),
         }
+    }
+
+    /// Whether a sender is told that the recipient is there: of users, where he may look at them.
+    fn may_know_of(&self, to: &Address) -> bool {
+        let Phase::Open(session) = &self.phase else { return false };
+        matches!(to, Address::User(user) | Address::Device(user, _) if session.may_look_at(user))
     }
 
     fn on_ack(&mut self, of: &Address, cursor: Cursor, now: Now) {
         let due = now.at.plus(self.settings.ack_ms);
         let Phase::Open(session) = &mut self.phase else { return };
         let has_device = session.device.is_some();
-        let Some(stream) = session.by_address(of) else {
+        // The last wins, but none goes back: tabs of one device may acknowledge out of order.
+        let merge = |held: Option<(Cursor, protocol::Millis)>| match held {
+            Some((held, due)) if held.epoch == cursor.epoch && held.seq >= cursor.seq => (held, due),
+            held => (cursor, held.map_or(due, |(_, due)| due)),
+        };
+        if session.is_own_inbox(of) {
+            // Without a device there is nobody to keep it for; one that was handed on already says nothing new.
+            if has_device && session.inbox.acked != Some(cursor) {
+                session.inbox.ack = Some(merge(session.inbox.ack));
+            }
+            return;
+        }
+        let Some(stream) = session.stream(of).filter(|stream| stream.is_alive()) else {
             let message = format!("`of`: {of} is no stream of this connection");
             return self.answer_error(None, ErrorCode::Forbidden, &message, None);
         };
-        // Without a device there is nobody to keep it for; one that was handed on already says nothing new.
-        if has_device && stream.acked != Some(cursor) {
-            // The last wins, but none goes back: tabs of one device may acknowledge out of order.
-            let held = stream.ack.filter(|(held, _)| held.epoch == cursor.epoch && held.seq >= cursor.seq);
-            let due = stream.ack.map_or(due, |(_, first)| first);
-            stream.ack = Some((held.map_or(cursor, |(held, _)| held), due));
-        }
-    }
-
-    fn on_ask_history(&mut self, id: MessageId, of: Address, before: Option<Cursor>, limit: u64) {
-        let Phase::Open(session) = &mut self.phase else { return };
-        if session.by_address(&of).is_none() {
-            let message = format!("`of`: {of} is not yours to read");
-            return self.answer_error(Some(&id), ErrorCode::Forbidden, &message, None);
-        }
-        // A history may be large: as many as are asked for at once would be more than any queue.
-        if self.histories >= HISTORIES_MAX || self.outbox.is_full() {
-            let message = "a history of this connection is on its way already";
-            return self.answer_error(Some(&id), ErrorCode::Overloaded, message, Some(OVERLOADED_RETRY_MS));
-        }
-        if self.begin_request(&id) {
-            self.histories += 1;
-            self.request(Request::History { id, of, before, limit });
-        }
-    }
-
-    pub(crate) fn on_history(&mut self, id: &MessageId, result: Result<Listing, HistoryFault>, now: Now) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.histories = self.histories.saturating_sub(1);
-        match result {
-            Ok(Listing { mut entries, more }) => {
-                entries.retain(|entry| !entry.envelope.is_expired(entry.at(), now.wall()));
-                self.outbox.push(&ServerFrame::History(HistoryFrame { id: id.as_str(), messages: &entries, more }));
-            }
-            Err(HistoryFault::Before) => {
-                let message = "`before`: expected a cursor of this stream";
-                self.answer_error(Some(id), ErrorCode::BadRequest, message, None);
-            }
-            Err(HistoryFault::Unavailable) => {
-                let message = "the backplane cannot be reached";
-                self.answer_error(Some(id), ErrorCode::Unavailable, message, Some(UNAVAILABLE_RETRY_MS));
-            }
+        if has_device {
+            let (cursor, due) = merge(stream.ack());
+            stream.hold_ack(cursor, due);
+            session.wake(due);
         }
     }
 
     /// Books a request that will be answered later; one too many is answered now.
-    fn begin_request(&mut self, id: &MessageId) -> bool {
+    pub(crate) fn begin_request(&mut self, id: &MessageId) -> bool {
         if self.in_flight >= self.settings.requests_max {
             let message = "too many requests of this connection are in flight";
             self.answer_error(Some(id), ErrorCode::Overloaded, message, Some(OVERLOADED_RETRY_MS));
@@ -173,6 +168,10 @@ impl Connection {
         self.push_error(id, code, message, retry_ms, false);
     }
 
+    pub(crate) fn push_fault(&mut self, id: &MessageId, fault: &SendFault) {
+        self.push_error(Some(id), fault.code, &fault.message, fault.retry_ms, fault.is_final);
+    }
+
     fn push_error(
         &mut self,
         id: Option<&MessageId>,
@@ -190,8 +189,16 @@ impl Connection {
 fn id_of(frame: &ClientFrame) -> Option<&MessageId> {
     match frame {
         ClientFrame::Send(send) => Some(&send.id),
-        ClientFrame::History { id, .. } => Some(id),
-        ClientFrame::Ping { id } => id.as_ref(),
+        ClientFrame::Join(join) => Some(&join.id),
+        ClientFrame::History(history) => Some(&history.id),
+        ClientFrame::Leave { id, .. }
+        | ClientFrame::Counts { id, .. }
+        | ClientFrame::Receipts { id, .. }
+        | ClientFrame::Presence { id, .. }
+        | ClientFrame::Watch { id, .. }
+        | ClientFrame::Unwatch { id, .. }
+        | ClientFrame::Members { id, .. } => Some(id),
+        ClientFrame::Read { id, .. } | ClientFrame::Ping { id } => id.as_ref(),
         ClientFrame::Hello(hello) => hello.id.as_ref(),
         ClientFrame::Ack { .. } => None,
     }

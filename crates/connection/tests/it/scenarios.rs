@@ -5,7 +5,7 @@ use connection::{
 };
 use delivery::{Place, Placed, Reason, Standing, Start};
 use protocol::client::{Codec, From};
-use protocol::{CloseCode, ErrorCode, Live, MessageId, Text, UnixMillis};
+use protocol::{CloseCode, ErrorCode, Live, MessageId, UnixMillis};
 use serde_json::json;
 
 use crate::harness::{Harness, at, entry, own, page};
@@ -70,7 +70,16 @@ fn auto_needs_no_hello_and_takes_its_cursor_from_the_request() {
     bob.input(Input::Activity);
     bob.let_in();
     let Request::Attach(attach) = bob.asked() else { panic!() };
-    assert_eq!(attach, Attach { of: own(), device: None, cursors: vec![Some(at(3))], from: From::Now });
+    let expected = Attach {
+        of: own(),
+        device: None,
+        cursors: vec![Some(at(3))],
+        from: From::Now,
+        groups_known: Some(0),
+        claim: None,
+        profile: None,
+    };
+    assert_eq!(attach, expected);
     bob.give(Ok(Some(page(Start::Resumed, 3, 3, 3))));
     bob.say(r#"{"type":"hello"}"#);
     let frames = bob.get();
@@ -174,6 +183,7 @@ fn a_send_is_answered_once_with_its_place_or_with_what_to_do() {
         retry_age_ms: None,
         late_ms: None,
         replicated: false,
+        echo: false,
     } = bob.asked()
     else {
         panic!()
@@ -208,7 +218,7 @@ fn a_send_may_wait_for_a_replica_and_an_ephemeral_one_may_not() {
 #[test]
 fn a_frame_that_cannot_be_executed_is_answered_and_the_rest_of_its_batch_is_executed() {
     let mut bob = Harness::open(settings(), 0);
-    bob.say(r#"[{"type":"send","id":"1","to":"alice","body":1},{"type":"ping","id":"2"},{"type":"send","id":"3","to":"group:x","body":1}]"#);
+    bob.say(r#"[{"type":"send","id":"1","to":"alice","body":1},{"type":"ping","id":"2"},{"type":"send","id":"3","to":"service:x","body":1}]"#);
     let frames = bob.get();
     assert_eq!((&frames[0]["id"], &frames[0]["code"]), (&json!("1"), &json!("bad_request")));
     assert_eq!(frames[1], json!({"type": "pong", "id": "2"}));
@@ -275,10 +285,13 @@ fn history_is_answered_newest_first() {
     );
     let Request::History { id, before, limit, .. } = bob.asked() else { panic!() };
     assert_eq!((before, limit), (Some(at(9)), 2));
-    bob.input(Input::History { id, result: Ok(Listing { entries: vec![entry(8), entry(7)], more: true }) });
+    bob.input(Input::History {
+        id,
+        result: Ok(Listing { entries: vec![entry(8), entry(7)], more: true, before: Some(at(7)) }),
+    });
     let frames = bob.get();
     assert_eq!(frames[0]["messages"][0]["seq"], 8);
-    assert_eq!(frames[0]["more"], true);
+    assert_eq!((&frames[0]["more"], &frames[0]["before"]), (&json!(true), &json!(at(7).to_text())));
 }
 
 /// A client that does not read: durable delivery pauses, ephemeral is dropped, and the inbox is the buffer.
@@ -287,7 +300,7 @@ fn a_slow_client_is_paused_reads_on_from_the_inbox_and_is_closed_if_it_stays_stu
     let mut bob = Harness::open(Settings { queue_bytes: 600, ..settings() }, 0);
     (1..=20).for_each(|seq| bob.live(seq));
     let ephemeral = protocol::Ephemeral { at: UnixMillis(1), envelope: entry(1).envelope };
-    bob.input(Input::Live { record: Text::from("user:bob"), live: Live::Ephemeral(ephemeral) });
+    bob.live_with(Live::Ephemeral(ephemeral), 0);
     assert!(!bob.connection.wants_input());
     assert_eq!(bob.connection.take_counts().dropped_ephemeral, 1);
     let got = bob.ids();
@@ -350,7 +363,7 @@ fn a_quiet_stream_checks_its_place_and_reads_what_it_missed() {
         }
     }
     assert!(matches!(asked, Some(Request::Verify { cursor, .. }) if cursor == at(7)));
-    bob.input(Input::Verified { of: own(), result: Ok(Standing::Behind) });
+    bob.input(Input::Verified { of: own(), result: Ok((Standing::Behind, 0)) });
     assert!(matches!(bob.asked(), Request::Read { .. }));
 }
 
@@ -417,7 +430,7 @@ fn only_two_histories_are_on_their_way_and_the_others_are_told() {
     assert_eq!(refused.len(), 8);
     assert!(refused.iter().all(|f| f["code"] == "overloaded"));
     let id = MessageId::parse("0").unwrap();
-    bob.input(Input::History { id, result: Ok(Listing { entries: Vec::new(), more: false }) });
+    bob.input(Input::History { id, result: Ok(Listing { entries: Vec::new(), more: false, before: None }) });
     bob.say(r#"{"type":"history","id":"again","of":"user:bob"}"#);
     assert!(matches!(bob.asked(), Request::History { .. }));
 }
@@ -440,7 +453,7 @@ fn a_message_for_another_device_is_not_for_this_one() {
         let mut envelope = (*entry(1).envelope).clone();
         envelope.to = to.into();
         let one = protocol::Ephemeral { at: UnixMillis(1), envelope: envelope.into() };
-        bob.input(Input::Live { record: Text::from("user:bob"), live: Live::Ephemeral(one) });
+        bob.live_with(Live::Ephemeral(one), 0);
         assert_eq!(bob.get().len(), expected, "{to}");
     }
 }
@@ -451,7 +464,7 @@ fn an_expired_message_is_skipped_and_the_cursor_moves_over_it() {
     let mut first = entry(1);
     first.envelope = protocol::Envelope { expires_ms: Some(5), ..(*first.envelope).clone() }.into();
     bob.ms = 100;
-    bob.input(Input::Live { record: Text::from("user:bob"), live: Live::Entry(first) });
+    bob.live_with(Live::Entry(first), 0);
     bob.live(2);
     assert_eq!(bob.ids(), ["m2"]);
     assert!(bob.asked_nothing());

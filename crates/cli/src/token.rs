@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use protocol::{DeviceId, GroupId, UserId};
+use protocol::{Address, DeviceId, GroupId, UserId};
 use serde_json::{Value, json};
 
 use crate::send::{Secret, Target};
@@ -22,6 +22,19 @@ pub(crate) struct TokenArgs {
     /// A group that is joined for the life of the connection; may be given several times
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
+    /// Whom the user may send to, with commas between: addresses, `*` for an ID or its end, or `own` for the user's own
+    /// groups. With one of the three lists the claim `can` is made, and allows exactly what they name
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    can_send: Vec<String>,
+    /// Which groups he may join, written alike
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    can_join: Vec<String>,
+    /// Which users and groups he may look at, written alike
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    can_look: Vec<String>,
+    /// What others are shown of the user: a JSON map, for example {"name":"Alice"}
+    #[arg(long, value_name = "JSON")]
+    profile: Option<String>,
     /// How long it is valid: 30s, 15m, 1h or 7d
     #[arg(long, default_value = "1h")]
     ttl: String,
@@ -88,6 +101,17 @@ fn claims(args: &TokenArgs, now_s: u64) -> anyhow::Result<Value> {
     }
     if !args.groups.is_empty() {
         claims["groups"] = args.groups.clone().into();
+    }
+    let lists = [("send", &args.can_send), ("join", &args.can_join), ("look", &args.can_look)];
+    for (right, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+        if let Some(bad) = list.iter().find(|text| *text != "own" && Address::parse(text).is_err()) {
+            bail!("--can-{right} {bad:?}: expected an address such as user:* or group:team-*, or own");
+        }
+        claims["can"][right] = list.clone().into();
+    }
+    if let Some(profile) = &args.profile {
+        let is_map = serde_json::from_str::<Value>(profile).ok().filter(Value::is_object);
+        claims["profile"] = is_map.ok_or_else(|| anyhow!("--profile {profile:?}: expected a JSON map"))?;
     }
     Ok(claims)
 }
@@ -184,6 +208,16 @@ mod tests {
     }
 
     #[test]
+    fn rights_and_a_profile_are_claims_as_the_node_reads_them() {
+        let flags = ["--user", "u", "--jwt-secret", "s", "--can-send", "user:*,own", "--can-look", "group:a"];
+        let more = ["--can-look", "own", "--profile", r#"{"name": "Alice"}"#];
+        let token = sign(args(&[&flags[..], &more].concat()), Duration::ZERO).unwrap();
+        let claims = decoded(&token, "s");
+        assert_eq!(claims["can"], json!({"send": ["user:*", "own"], "look": ["group:a", "own"]}));
+        assert_eq!(claims["profile"], json!({"name": "Alice"}));
+    }
+
+    #[test]
     fn the_secret_comes_from_the_flag_then_from_the_nodes_file() {
         let path = std::env::temp_dir().join(format!("switchboard-token-{}.toml", std::process::id()));
         std::fs::write(&path, "jwt-secret = \"file\"\njwt-issuer = \"me\"\nlisten = \"0.0.0.0:1\"\n").unwrap();
@@ -203,6 +237,13 @@ mod tests {
         assert!(error(&["--user", "u"]).contains("SWITCHBOARD_JWT_SECRET"));
         assert!(error(&["--user", "a/b", "--jwt-secret", "s"]).contains("--user \"a/b\""));
         assert!(error(&["--user", "u", "--group", "", "--jwt-secret", "s"]).contains("--group"));
+        for list in ["*", "bob", "user:b,", "none"] {
+            let said = error(&["--user", "u", "--can-join", list, "--jwt-secret", "s"]);
+            assert!(said.contains("--can-join") && said.contains("or own"), "{said}");
+        }
+        for profile in ["Alice", "[]", "{"] {
+            assert!(error(&["--user", "u", "--profile", profile, "--jwt-secret", "s"]).contains("--profile"));
+        }
         for ttl in ["", "h", "1", "0s", "1w", "-1h", "1ä", "99999999999999999999d"] {
             let said = error(&["--user", "u", &format!("--ttl={ttl}"), "--jwt-secret", "s"]);
             assert!(said.contains("expected a time such as 30s"), "{said}");

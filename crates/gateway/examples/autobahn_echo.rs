@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use connection::{Opening, SendFault};
+use connection::{Joined, Opening, Person, SendFault};
 use futures_util::{SinkExt as _, StreamExt as _};
 use gateway::config::Origins;
-use gateway::door::{BoxFuture, Door, OutgoingMessage, SendAnswer, Socket};
+use gateway::door::{BoxFuture, Door, MembersPage, OutgoingMessage, SendAnswer, Socket};
 use gateway::listener::{Http, HttpSettings, accept, bind};
 use gateway::metrics::Metrics;
-use protocol::ErrorCode;
+use protocol::{ErrorCode, GroupId, UserId};
 use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
@@ -45,9 +45,35 @@ impl Door for Echo {
     }
 
     fn send(&self, _message: OutgoingMessage) -> BoxFuture<'_, Result<SendAnswer, SendFault>> {
-        let message = "this is an echo".to_owned();
-        Box::pin(async move { Err(SendFault { code: ErrorCode::NotFound, message, retry_ms: None, is_final: true }) })
+        nothing()
     }
+
+    fn join(&self, _group: GroupId, _user: UserId) -> BoxFuture<'_, Result<Joined, SendFault>> {
+        nothing()
+    }
+
+    fn remove(&self, _group: GroupId, _user: UserId) -> BoxFuture<'_, Result<Option<u64>, SendFault>> {
+        nothing()
+    }
+
+    fn members(
+        &self,
+        _group: GroupId,
+        _after: Option<String>,
+        _limit: u64,
+    ) -> BoxFuture<'_, Result<MembersPage, SendFault>> {
+        nothing()
+    }
+
+    fn presence(&self, _users: Vec<UserId>) -> BoxFuture<'_, Result<Vec<Person>, SendFault>> {
+        nothing()
+    }
+}
+
+/// The server API has nothing here.
+fn nothing<T: Send + 'static>() -> BoxFuture<'static, Result<T, SendFault>> {
+    let message = "this is an echo".to_owned();
+    Box::pin(async move { Err(SendFault { code: ErrorCode::NotFound, message, retry_ms: None, is_final: true }) })
 }
 
 /// Sends back what comes, until the peer closes or breaks a rule.

@@ -2,6 +2,7 @@
 
 mod answer;
 mod messages;
+mod people;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -23,6 +24,9 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// Bytes that are read and thrown away beyond that, because a client that is still writing does not read the answer.
 const IGNORED_BYTES_MAX: usize = 8 << 20;
 
+const NOTHING_HERE: &str = "nothing is here: this version has POST /v1/send, PUT and DELETE \
+                            /v1/groups/GROUP/members/USER, GET /v1/groups/GROUP/members, and GET /v1/presence";
+
 /// Answers whatever begins with `/v1/`, and counts it.
 pub(crate) async fn route(http: &Http, request: Request<Incoming>) -> Answer {
     let answer = call(http, request).await;
@@ -35,24 +39,55 @@ async fn call(http: &Http, request: Request<Incoming>) -> Answer {
     if let Some(refusal) = refuse_caller(http.settings.api_key.as_ref(), request.headers()) {
         return refusal;
     }
-    match (request.uri().path(), request.method()) {
-        ("/v1/send", &Method::POST) => send(http, request).await,
-        ("/v1/send", _) => {
-            let answer = error_with_status(405, ErrorCode::BadRequest, "this path takes POST only");
-            respond::with(answer, ALLOW, HeaderValue::from_static("POST"))
-        }
-        _ => error(ErrorCode::NotFound, "nothing is here: this version has POST /v1/send"),
+    let (head, body) = request.into_parts();
+    let call = match Call::read(&head.method, head.uri.path(), head.uri.query()) {
+        Ok(call) => call,
+        Err(Refused::Nothing) => return error(ErrorCode::NotFound, NOTHING_HERE),
+        Err(Refused::Method(allowed)) => return not_allowed(allowed),
+        Err(Refused::Input(message)) => return error(ErrorCode::BadRequest, &message),
+    };
+    let body = match tokio::time::timeout(http.settings.body_timeout, read(&head.headers, body)).await {
+        Err(_) => return error_with_status(408, ErrorCode::BadRequest, "the body did not come within 10 seconds"),
+        Ok(Err(answer)) => return answer,
+        Ok(Ok(body)) => body,
+    };
+    match call {
+        Call::Send => messages::send(&*http.door, &head.headers, &body).await,
+        Call::People(_) if !body.is_empty() => error(ErrorCode::BadRequest, "this call takes no body"),
+        Call::People(call) => people::answer(&*http.door, call).await,
     }
 }
 
-async fn send(http: &Http, request: Request<Incoming>) -> Answer {
-    let (head, body) = request.into_parts();
-    let whole = tokio::time::timeout(http.settings.body_timeout, read(&head.headers, body)).await;
-    match whole {
-        Err(_) => error_with_status(408, ErrorCode::BadRequest, "the body did not come within 10 seconds"),
-        Ok(Err(answer)) => answer,
-        Ok(Ok(body)) => messages::send(&*http.door, &head.headers, &body).await,
+/// What there is to call.
+enum Call {
+    Send,
+    People(people::Call),
+}
+
+/// Why nothing is called.
+enum Refused {
+    /// There is no such path.
+    Nothing,
+    /// The path takes these methods only.
+    Method(&'static str),
+    /// What is wrong with the path or its query.
+    Input(String),
+}
+
+impl Call {
+    /// Which one is meant, or why none is.
+    fn read(method: &Method, path: &str, query: Option<&str>) -> Result<Self, Refused> {
+        if path == "/v1/send" {
+            return if *method == Method::POST { Ok(Self::Send) } else { Err(Refused::Method("POST")) };
+        }
+        people::Call::read(method, path, query).unwrap_or(Err(Refused::Nothing)).map(Self::People)
     }
+}
+
+/// The path exists, the method does not.
+fn not_allowed(allowed: &'static str) -> Answer {
+    let answer = error_with_status(405, ErrorCode::BadRequest, &format!("this path takes {allowed} only"));
+    respond::with(answer, ALLOW, HeaderValue::from_static(allowed))
 }
 
 /// The whole body, or 413.

@@ -1,5 +1,5 @@
-//! What a node asks the backplane for its connections, other than appends: attaches, reads, verifies, histories, acks and
-//! detaches, in one queue. This file owns it; the order is in `queue.rs`, the calls themselves are in `calls.rs`.
+//! What a node asks the backplane for its connections and heads, other than appends: attaches, reads, membership changes,
+//! verifies, histories, acks and detaches, in one queue. This file owns it; the order is in `queue.rs`, the calls themselves are in `calls.rs`.
 //!
 //! Nobody waits here: the answer comes through the mailbox. Who finds the queue full is answered at once, and asks again
 //! later. Rule: docs/delivery.md, On the node, 3 to 5.
@@ -16,15 +16,17 @@ use std::time::Duration;
 
 use backplane::{AttachRequest, Commands, DetachRequest, HistoryRequest, ReadRequest, VerifyRequest};
 use connection::{HistoryFault, Input, Unavailable};
+use delivery::{Ack, Attached, Registered, Standing};
 use metrics::Counter;
 use parking_lot::Mutex;
-use protocol::{Address, ConnectionId, Cursor, DeviceId, MessageId, Millis, Text};
+use protocol::{Address, MessageId, Millis, Text, UserId};
 use routing::SlotGroup;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::current::Current;
+use crate::heads::{HeadMailbox, Order};
 use crate::mailbox::Mailbox;
 use crate::metrics::Gauges;
 use crate::registry::Registry;
@@ -45,6 +47,26 @@ pub(crate) struct Who {
     pub(crate) mailbox: Mailbox,
 }
 
+/// Whoever gets an answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Asking {
+    Connection(Who),
+    /// This node's head of the group.
+    Head(HeadMailbox),
+}
+
+impl From<Who> for Asking {
+    fn from(who: Who) -> Self {
+        Self::Connection(who)
+    }
+}
+
+impl From<HeadMailbox> for Asking {
+    fn from(head: HeadMailbox) -> Self {
+        Self::Head(head)
+    }
+}
+
 /// Why a connection attaches: how long it can wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -59,12 +81,16 @@ pub(crate) enum Cause {
 /// Something to ask.
 #[derive(Debug)]
 enum What {
-    Attach(AttachRequest, Who),
-    Verify(VerifyRequest, Who),
+    Attach(AttachRequest, Asking),
+    Verify(VerifyRequest, Asking),
     /// Who waits for it is in [`State::reads`].
     Read(ReadRequest),
     History(HistoryRequest, MessageId, Mailbox),
-    Ack(Text, DeviceId, Cursor),
+    /// The changes of a group behind a number, for its head.
+    Changes(Text, u64, HeadMailbox),
+    /// Which of these users are members.
+    Memberships(Text, Vec<UserId>, HeadMailbox),
+    Ack(Ack),
     Detach(DetachRequest),
 }
 
@@ -79,7 +105,7 @@ struct Request {
 /// One who reads, and how often that was asked in vain.
 #[derive(Debug)]
 struct Reader {
-    who: Who,
+    asking: Asking,
     tries: u32,
 }
 
@@ -115,17 +141,25 @@ impl Asker {
         Self { state: Mutex::new(state), wake: Notify::new(), current, registry, clock, measures }
     }
 
-    pub(crate) fn attach(&self, request: AttachRequest, who: Who, cause: Cause) {
+    pub(crate) fn attach(&self, request: AttachRequest, asking: impl Into<Asking>, cause: Cause) {
         let line = match cause {
             Cause::Opening => Line::Opening,
             Cause::Active => Line::Again,
             Cause::Quiet => Line::Quiet,
         };
-        self.submit(line, self.request(What::Attach(request, who)));
+        self.submit(line, self.request(What::Attach(request, asking.into())));
     }
 
-    pub(crate) fn verify(&self, request: VerifyRequest, who: Who) {
-        self.submit(Line::Verify, self.request(What::Verify(request, who)));
+    pub(crate) fn verify(&self, request: VerifyRequest, asking: impl Into<Asking>) {
+        self.submit(Line::Verify, self.request(What::Verify(request, asking.into())));
+    }
+
+    pub(crate) fn changes(&self, of: Text, after: u64, head: HeadMailbox) {
+        self.submit(Line::Changes, self.request(What::Changes(of, after, head)));
+    }
+
+    pub(crate) fn memberships(&self, of: Text, users: Vec<UserId>, head: HeadMailbox) {
+        self.submit(Line::Changes, self.request(What::Memberships(of, users, head)));
     }
 
     pub(crate) fn history(&self, id: MessageId, request: HistoryRequest, mailbox: Mailbox) {
@@ -133,8 +167,8 @@ impl Asker {
     }
 
     /// An ack that finds no room is lost: the next one says more.
-    pub(crate) fn ack(&self, of: Text, device: DeviceId, cursor: Cursor) {
-        self.submit(Line::Ack, self.request(What::Ack(of, device, cursor)));
+    pub(crate) fn ack(&self, ack: Ack) {
+        self.submit(Line::Ack, self.request(What::Ack(ack)));
     }
 
     /// A detach that finds no room is found by the next attach or verify of the address.
@@ -143,12 +177,12 @@ impl Asker {
     }
 
     /// Reads one page, together with others that wait to read after the very same places.
-    pub(crate) fn read(&self, request: ReadRequest, who: Who) {
+    pub(crate) fn read(&self, request: ReadRequest, asking: impl Into<Asking>) {
         let group = self.current.group(&request.of);
-        let reader = Reader { who, tries: 0 };
+        let reader = Reader { asking: asking.into(), tries: 0 };
         let refused = if self.is_gone(group) { Some(reader) } else { self.share(group, request, reader) };
         match refused {
-            Some(reader) => reader.who.attached_nothing(),
+            Some(reader) => reader.asking.attached(Err(Unavailable)),
             None => self.wake.notify_one(),
         }
     }
@@ -239,7 +273,7 @@ impl Asker {
             let readers = state.readers(&gone);
             (gone, readers)
         };
-        readers.into_iter().for_each(|reader| reader.who.attached_nothing());
+        readers.into_iter().for_each(|reader| reader.asking.attached(Err(Unavailable)));
         gone.into_iter().for_each(|request| request.what.refuse());
     }
 
@@ -253,7 +287,7 @@ impl Asker {
             let readers = state.readers(&rest);
             (rest, readers)
         };
-        readers.into_iter().for_each(|reader| reader.who.attached_nothing());
+        readers.into_iter().for_each(|reader| reader.asking.attached(Err(Unavailable)));
         rest.into_iter().for_each(|request| request.what.refuse());
     }
 }
@@ -280,7 +314,8 @@ impl What {
             Self::Verify(request, _) => &request.of,
             Self::Read(request) => &request.of,
             Self::History(request, ..) => &request.of,
-            Self::Ack(of, ..) => of,
+            Self::Changes(of, ..) | Self::Memberships(of, ..) => of,
+            Self::Ack(ack) => &ack.of,
             Self::Detach(request) => &request.of,
         }
     }
@@ -288,8 +323,10 @@ impl What {
     /// Tells whoever waits that the backplane cannot be asked now.
     fn refuse(self) {
         match self {
-            Self::Attach(_, who) => who.attached_nothing(),
-            Self::Verify(_, Who { of, mailbox }) => mailbox.answer(Input::Verified { of, result: Err(Unavailable) }),
+            Self::Attach(_, asking) => asking.attached(Err(Unavailable)),
+            Self::Verify(_, asking) => asking.verified(Err(Unavailable)),
+            Self::Changes(_, _, head) => head.order(Order::Changes(None)),
+            Self::Memberships(_, _, head) => head.order(Order::Memberships(None)),
             Self::History(_, id, mailbox) => {
                 mailbox.answer(Input::History { id, result: Err(HistoryFault::Unavailable) });
             }
@@ -299,10 +336,19 @@ impl What {
     }
 }
 
-impl Who {
-    fn attached_nothing(self) {
-        let Self { of, mailbox } = self;
-        mailbox.answer(Input::Attached { of, result: Err(Unavailable) });
+impl Asking {
+    fn attached(self, result: Result<Option<Attached>, Unavailable>) {
+        match self {
+            Self::Connection(Who { of, mailbox }) => mailbox.answer(Input::Attached { of, result }),
+            Self::Head(head) => head.order(Order::Attached(result.ok().map(|found| found.map(Box::new)))),
+        }
+    }
+
+    fn verified(self, result: Result<(Standing, u64), Unavailable>) {
+        match self {
+            Self::Connection(Who { of, mailbox }) => mailbox.answer(Input::Verified { of, result }),
+            Self::Head(head) => head.order(Order::Verified(result.ok())),
+        }
     }
 }
 
@@ -311,11 +357,14 @@ fn master_of(commands: &Commands) -> Master {
     Master(Arc::as_ptr(commands).cast::<()>() as usize)
 }
 
-/// Registrations of this node that it does not know are left over from connections that ended.
-fn detach_strangers(asker: &Asker, of: &Text, registered: &[(ConnectionId, u64)]) {
-    for &(connection, reg) in registered {
+/// Registrations of this node that it does not know are left over from connections that ended. One whose place was taken by
+/// another connection may not have heard of it.
+fn compare_registered(asker: &Asker, of: &Text, registered: &[Registered]) {
+    for &Registered { connection, reg, hand_over } in registered {
         if !asker.registry.contains(of, connection) {
             asker.detach(DetachRequest { of: of.clone(), connection, reg });
+        } else if let Some(why) = hand_over {
+            asker.registry.hand_over(connection, why);
         }
     }
 }

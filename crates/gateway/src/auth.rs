@@ -5,7 +5,7 @@
 mod claims;
 mod jwt;
 
-use connection::{Credential, Identity, Refused};
+use connection::{Credential, Identity, Refused, Rights};
 use protocol::{UnixMillis, UserId};
 
 use crate::config::{Auth, Config};
@@ -14,6 +14,8 @@ use crate::config::{Auth, Config};
 #[derive(Debug)]
 pub struct Authenticator {
     how: How,
+    /// What everybody may do who is who he says.
+    all: Rights,
 }
 
 #[derive(Debug)]
@@ -27,9 +29,9 @@ impl Authenticator {
     pub fn new(config: &Config) -> Self {
         let how = match &config.auth {
             Auth::None => How::Trust,
-            Auth::Jwt(jwt) => How::Jwt(Box::new(jwt::Verifier::new(jwt))),
+            Auth::Jwt(jwt) => How::Jwt(Box::new(jwt::Verifier::new(jwt, config.rights.clone()))),
         };
-        Self { how }
+        Self { how, all: Rights::all() }
     }
 
     /// Says who holds these credentials at `now`, the wall clock.
@@ -41,7 +43,8 @@ impl Authenticator {
         match (&self.how, credential) {
             (How::Trust, Credential::User(user)) => {
                 let user = UserId::parse(user).map_err(|e| unauthorized(format!("`user`: {e}")))?;
-                Ok(Identity { user, device: None, expires: None })
+                let (groups, rights) = (Vec::new(), self.all.clone());
+                Ok(Identity { user, device: None, expires: None, groups, rights, profile: None })
             }
             (How::Trust, Credential::Token(_)) => Err(unauthorized(
                 "this node runs with `--auth none` and checks no tokens: connect with `?user=USER`, or start it with \

@@ -12,13 +12,14 @@ mod limits;
 mod origins;
 mod print;
 mod raw;
+pub(crate) mod rights;
 mod secret;
 mod units;
 
 use std::fmt;
 use std::net::SocketAddr;
 
-use connection::{Rate, Settings};
+use connection::{Rate, Rights, Settings};
 
 pub use check::Facts;
 pub(crate) use origins::is_this_machine;
@@ -54,6 +55,10 @@ pub struct Config {
     pub drain_ms: u64,
     /// Refuse to start on a Redis that can lose messages.
     pub strict: bool,
+    /// How long the location of a connection that ended stays.
+    pub presence_delay_ms: u64,
+    /// Of users whose tokens say nothing of their own.
+    pub rights: Rights,
     /// A filter of `tracing`, not yet read.
     pub log: String,
     pub log_format: LogFormat,

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use connection::{Opening, SendFault};
+use connection::{Joined, Member, Opening, Person, SendFault};
 use protocol::client::Body;
-use protocol::{Address, MessageId, UnixMillis};
+use protocol::{Address, GroupId, MessageId, Text, UnixMillis, UserId};
 
 use crate::metrics::Metrics;
 
@@ -36,6 +36,46 @@ pub trait Door: Send + Sync + 'static {
     /// # Errors
     /// [`SendFault`], as a client would be told.
     fn send(&self, message: OutgoingMessage) -> BoxFuture<'_, Result<SendAnswer, SendFault>>;
+
+    /// Makes a user a member of a group; who is one already stays one.
+    ///
+    /// # Errors
+    /// [`SendFault`], as a client would be told.
+    fn join(&self, group: GroupId, user: UserId) -> BoxFuture<'_, Result<Joined, SendFault>>;
+
+    /// Ends a user's membership, and whatever he has of the group for the life of a connection; answers how many members
+    /// there are then, if that can be told.
+    ///
+    /// # Errors
+    /// [`SendFault`]; none for who is no member.
+    fn remove(&self, group: GroupId, user: UserId) -> BoxFuture<'_, Result<Option<u64>, SendFault>>;
+
+    /// A part of a group's members, from where the part before ended.
+    ///
+    /// # Errors
+    /// [`SendFault`], as a client would be told.
+    fn members(
+        &self,
+        group: GroupId,
+        after: Option<String>,
+        limit: u64,
+    ) -> BoxFuture<'_, Result<MembersPage, SendFault>>;
+
+    /// How users are, in their order.
+    ///
+    /// # Errors
+    /// [`SendFault`], as a client would be told.
+    fn presence(&self, users: Vec<UserId>) -> BoxFuture<'_, Result<Vec<Person>, SendFault>>;
+}
+
+/// A part of a group's members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersPage {
+    pub members: Vec<Member>,
+    /// Of the whole group.
+    pub total: u64,
+    /// What the next call says as `after`, if there are more.
+    pub next: Option<Text>,
 }
 
 /// A message of the server API.

@@ -2,6 +2,7 @@
 //! here waits for the backplane: answers come back through the mailbox.
 
 mod counted;
+mod errands;
 mod perform;
 mod socket;
 
@@ -20,6 +21,7 @@ use crate::mailbox::{MailboxReceiver, mailbox};
 use crate::node::Node;
 
 pub use counted::Counted;
+pub(crate) use errands::Errands;
 pub use socket::Socket;
 use socket::Wire;
 #[doc(hidden)]

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backplane::{Backplane, BackplaneError, Commands, Loss, Opened, Source, Subscription};
-use protocol::{Bundle, Live, Millis};
+use protocol::bundle::Item;
+use protocol::{Bundle, Live, Millis, Notice, Text};
 use routing::SlotGroup;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::fleet;
 use crate::metrics::{Begun, DropReason};
 use crate::node::Node;
+use crate::{fleet, heads};
 
 /// Waits between failed openings: doubled up to the second, with jitter.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
@@ -78,6 +79,7 @@ async fn run(node: Arc<Node>, backplane: Arc<dyn Backplane>, source: Source, sto
         node.metrics.generations.of(Begun(cause)).increment(1);
         node.metrics.backplane_up.set(node.current.share_up());
         tracing::info!(master = source.0, cause = cause.map_or("start", Loss::as_str), "the backplane is connected");
+        node.watches.on_generation(&commands);
         let tell = tokio::spawn(tell_connections(node.clone(), commands.clone(), spread.pause()));
         let over = stop.child_token();
         let keep = tokio::spawn({
@@ -174,9 +176,12 @@ async fn begin(node: &Node, backplane: &dyn Backplane, source: &Source) -> Opene
 
 /// Every location of these slot groups is written again in a new generation, and every cursor checked; those that had
 /// something to do last come first.
-async fn tell_connections(node: Arc<Node>, commands: Commands, pause: Duration) {
+pub(crate) async fn tell_connections(node: Arc<Node>, commands: Commands, pause: Duration) {
     let groups: HashSet<SlotGroup> = commands.groups().iter().copied().collect();
-    let here = node.registry.mailboxes_of(|record| groups.contains(&node.current.group(record)));
+    let is_of = |record: &Text| groups.contains(&node.current.group(record));
+    // What reaches a group reaches everybody there.
+    node.registry.heads.iter().filter(|head| is_of(head.key())).for_each(|head| head.notify_generation());
+    let here = node.registry.mailboxes_of(is_of);
     // However slow, within this.
     let portions = u32::try_from(here.len().div_ceil(SPREAD_CONNECTIONS)).unwrap_or(u32::MAX).max(1);
     let pause = pause.min(SPREAD_MAX / portions);
@@ -201,13 +206,29 @@ async fn dispatch(node: &Node, subscription: &mut dyn Subscription) -> Loss {
     }
 }
 
-fn on_bundle(node: &Node, bundle: &Bundle) {
+pub(crate) fn on_bundle(node: &Node, bundle: &Bundle) {
     for item in &bundle.items {
-        let delivered = node.registry.deliver(&item.record, &item.live);
-        if delivered.full > 0 && matches!(item.live, Live::Ephemeral(_)) {
-            node.metrics.messages_dropped.of(DropReason::MailboxFull).increment(delivered.full as u64);
+        let lost = on_item(node, item);
+        if lost > 0 && matches!(item.live, Live::Ephemeral(_)) {
+            node.metrics.messages_dropped.of(DropReason::MailboxFull).increment(lost as u64);
         }
     }
+}
+
+/// Hands one item to whom it is for; answers how many had no room for it.
+fn on_item(node: &Node, Item { record, version, live }: &Item) -> usize {
+    match live {
+        Live::Notice(Notice::HandOver { connection, why }) => node.registry.hand_over(*connection, *why),
+        Live::Notice(Notice::Presence { version, is_online, at }) => {
+            node.watches.on_presence(record, *version, *is_online, *at);
+        }
+        _ if heads::is_headed(record) => {
+            let taken = node.registry.heads.get(record).is_none_or(|head| head.offer(*version, live));
+            return usize::from(!taken);
+        }
+        _ => return node.registry.deliver(record, *version, live).full,
+    }
+    0
 }
 
 #[cfg(test)]

@@ -10,11 +10,14 @@ pub mod auth;
 mod clock;
 pub mod config;
 mod current;
+mod departures;
 mod doctor;
 pub mod door;
 mod driver;
 mod fleet;
 mod generation;
+mod heads;
+mod joins;
 mod keeper;
 mod lifecycle;
 pub mod listener;
@@ -23,8 +26,10 @@ pub mod metrics;
 mod node;
 pub mod ops;
 mod publisher;
+mod questions;
 mod registry;
 mod suspects;
+mod watches;
 mod workers;
 
 #[cfg(feature = "sabotage")]

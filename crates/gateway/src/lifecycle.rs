@@ -20,16 +20,22 @@ use crate::auth::Authenticator;
 use crate::clock::{Clock, wall_us};
 use crate::config::{Config, Scheduler};
 use crate::current::Current;
+use crate::departures::{self, Departures};
 use crate::door::Door;
+use crate::driver::Errands;
+use crate::heads::Heads;
+use crate::joins::{self, Joins};
 use crate::keeper::Keeper;
 use crate::listener::{Http, HttpSettings, accept};
 use crate::metrics::{Metrics, run_upkeep};
 use crate::node::Node;
 use crate::publisher::Publisher;
+use crate::questions::Questions;
 use crate::registry::Registry;
 use crate::suspects::Suspects;
+use crate::watches::Watches;
 use crate::workers::Workers;
-use crate::{doctor, generation, mailbox};
+use crate::{doctor, generation, mailbox, watches};
 
 /// How long a client is told to wait after a drain, spread over this.
 const RECONNECT_SPREAD_MS: u64 = 3_000;
@@ -124,7 +130,10 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     for lane in topology.lanes() {
         lanes.spawn(node.publisher.clone().run_lane(lane, stop.clone()));
     }
+    lanes.spawn(departures::run(node.departures.clone(), stop.clone()));
+    lanes.spawn(joins::run(node.joins.clone(), stop.clone()));
     lanes.spawn(asker::run(node.asker.clone(), stop.clone()));
+    tasks.spawn(watches::run(node.watches.clone(), stop_backplane.clone()));
     tasks.spawn(run_upkeep(node.metrics.clone(), stop_backplane.clone()));
 
     let workers = match config.scheduler {
@@ -154,6 +163,8 @@ pub async fn run(config: Config, shutdown: Shutdown, ready: impl FnOnce(Addresse
     }
     let drained = drain(&node, &config);
     let _ = shutdown.now.run_until_cancelled(drained).await;
+    node.departures.end();
+    node.heads.end(&node);
     stop.cancel();
     lanes.close();
     // What connections left behind is handed on, within a command or two.
@@ -188,6 +199,8 @@ async fn drain(node: &Node, config: &Config) {
     while node.open.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // Who came back elsewhere was never away.
+    let _ = tokio::time::timeout_at(end, node.departures.settle()).await;
 }
 
 fn topology(config: &Config) -> anyhow::Result<Topology> {
@@ -227,6 +240,7 @@ pub(crate) fn node(config: &Config, id: SharedNode, topology: Topology) -> Arc<N
     let agreement = Agreement::new(&topology);
     let suspects = Arc::new(Suspects::default());
     let kept = (keeper.clone(), suspects.clone());
+    let joins = Joins::new(topology.clone(), current.clone(), keeper.clone(), clock, COMMAND_TIMEOUT, metrics.clone());
     let publisher = Publisher::new(topology, current.clone(), kept, clock, COMMAND_TIMEOUT, histograms);
     let settings = Arc::new(config.connection(id.get().as_str()));
     let registry = Arc::new(Registry::default());
@@ -236,17 +250,26 @@ pub(crate) fn node(config: &Config, id: SharedNode, topology: Topology) -> Arc<N
         late_ms: settings.position_check_ms,
     };
     let asker = Asker::new(current.clone(), registry.clone(), clock, measures);
+    let asker = Arc::new(asker);
+    let departures = Departures::new(asker.clone(), current.clone(), clock, config.presence_delay_ms);
+    let watches = Watches::new(current.clone(), clock, &metrics);
     let node = Node {
         settings,
         clock,
         metrics,
+        heads: Heads::new(registry.clone()),
         registry,
         current,
         agreement,
         suspects,
         keeper,
         publisher: Arc::new(publisher),
-        asker: Arc::new(asker),
+        asker,
+        joins: Arc::new(joins),
+        questions: Questions::new(config.inbox_max, config.inbox_bytes),
+        watches: Arc::new(watches),
+        errands: Errands::default(),
+        departures: Arc::new(departures),
         authenticator: Authenticator::new(config),
         registrations: AtomicU64::new(1),
         is_draining: AtomicBool::new(false),

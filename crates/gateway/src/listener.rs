@@ -11,4 +11,5 @@ mod upgrade;
 
 pub use accept::{Arrival, bind};
 pub use http::{Http, HttpSettings};
+pub(crate) use query::decode;
 pub(crate) use upgrade::bearer;

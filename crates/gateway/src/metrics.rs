@@ -62,6 +62,8 @@ labels! {
     DropReason, "reason" {
         /// The queue for the socket was full: an ephemeral message.
         QueueFull = "queue_full",
+        /// The same, of a notice that a group has other members, or of a read mark.
+        ChangeQueueFull = "change_queue_full",
         /// The connection's mailbox was full: an ephemeral message.
         MailboxFull = "mailbox_full",
         /// Its `expires_ms` had passed.
@@ -75,6 +77,17 @@ labels! {
         Query = "query",
         /// Too many connections had not finished their request.
         TooMany = "too_many",
+    }
+    /// What became of a membership that lasts.
+    MembershipChange, "change" { Join = "join", Leave = "leave", }
+    /// What a connection asked about people and streams.
+    QuestionKind, "kind" {
+        Counts = "counts",
+        Receipts = "receipts",
+        Presence = "presence",
+        Watch = "watch",
+        Unwatch = "unwatch",
+        Members = "members",
     }
 }
 
@@ -328,6 +341,16 @@ table! {
     append_batch_size: Histogram, "switchboard_append_batch_size", "messages", "Messages of one batch.";
     queue_bytes: Gauge, "switchboard_queue_bytes", "bytes", "Waiting for the sockets of all connections.";
     pulls: Family<PullCause>, "switchboard_pulls_total", "reads", "Inboxes read again for a connection.";
+    heads: Gauge, "switchboard_heads", "groups", "Groups, and everybody's stream, that this node follows.";
+    members: Gauge, "switchboard_members", "members",
+        "Seats of this node's connections in groups and in everybody's stream.";
+    membership_changes: Family<MembershipChange>, "switchboard_membership_changes_total", "changes",
+        "Changes of lasting memberships that this node wrote; a removal by the server API counts also for who was no member.";
+    watched_users: Gauge, "switchboard_watched_users", "users", "Users whose coming and going this node is told of.";
+    presence_changes: Counter, "switchboard_presence_changes_total", "changes",
+        "Comings and goings of watched users, handed to connections.";
+    questions: Family<QuestionKind>, "switchboard_questions_total", "questions",
+        "What connections asked about people and streams.";
     resets: Family<Reason>, "switchboard_resets_total", "resets",
         "Streams that could not be continued where the client was.";
     appended_again: Counter, "switchboard_appended_again_total", "messages",

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use backplane::SharedNode;
-use connection::{Counts, Message, PullCause, SendFault, Settings};
+use connection::{Counts, Joined, Message, Person, PullCause, SendFault, Settings};
 use delivery::{Kind, Place, Reason};
-use protocol::{Address, ErrorCode};
+use protocol::{Address, ErrorCode, GroupId, UserId};
 use tokio::sync::{oneshot, watch};
 
 use crate::agreement::Agreement;
@@ -15,12 +15,18 @@ use crate::asker::Asker;
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::current::Current;
-use crate::door::{BoxFuture, Door, OutgoingMessage, SendAnswer, Socket};
+use crate::departures::Departures;
+use crate::door::{BoxFuture, Door, MembersPage, OutgoingMessage, SendAnswer, Socket};
+use crate::driver::Errands;
+use crate::heads::Heads;
+use crate::joins::Joins;
 use crate::keeper::Keeper;
 use crate::metrics::{DropReason, MessageKind, Metrics};
 use crate::publisher::{Outgoing, Publisher, Reply};
+use crate::questions::{self, Questions};
 use crate::registry::Registry;
 use crate::suspects::Suspects;
+use crate::watches::Watches;
 
 /// The shared handles of one node.
 #[derive(Debug)]
@@ -36,12 +42,18 @@ pub struct Node {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) heads: Heads,
     pub(crate) current: Arc<Current>,
     pub(crate) agreement: Agreement,
     pub(crate) suspects: Arc<Suspects>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) asker: Arc<Asker>,
+    pub(crate) joins: Arc<Joins>,
+    pub(crate) questions: Questions,
+    pub(crate) watches: Arc<Watches>,
+    pub(crate) errands: Errands,
+    pub(crate) departures: Arc<Departures>,
     pub(crate) authenticator: Authenticator,
     /// The number of the next registration.
     pub(crate) registrations: AtomicU64,
@@ -64,6 +76,7 @@ impl Node {
         add(m.messages_delivered.of(MessageKind::Durable), counts.delivered_durable);
         add(m.messages_delivered.of(MessageKind::Ephemeral), counts.delivered_ephemeral);
         add(m.messages_dropped.of(DropReason::QueueFull), counts.dropped_ephemeral);
+        add(m.messages_dropped.of(DropReason::ChangeQueueFull), counts.dropped_changes);
         add(m.messages_dropped.of(DropReason::Expired), counts.expired);
         PullCause::ALL.into_iter().zip(counts.pulls).for_each(|(cause, n)| add(m.pulls.of(cause), n));
         Reason::ALL.into_iter().zip(counts.resets).for_each(|(reason, n)| add(m.resets.of(reason), n));
@@ -72,10 +85,18 @@ impl Node {
         }
     }
 
+    /// Ends a membership; how many members are left is only asked then.
+    async fn remove_one(&self, group: GroupId, user: UserId) -> Result<Option<u64>, SendFault> {
+        self.joins.remove(user, group.clone()).await?;
+        Ok(questions::count_members(self, &group).await.ok())
+    }
+
     async fn send_one(&self, message: OutgoingMessage) -> Result<SendAnswer, SendFault> {
         let OutgoingMessage { to, from, id, body, ephemeral, retry_age_ms, expires_ms, replicated } = message;
-        if !matches!(to, Address::User(_) | Address::Device(..)) {
-            let message = format!("`to`: expected user:ID or user:ID/DEVICE, got {to}; this version delivers to users");
+        if matches!(to, Address::Service(_)) {
+            let message = format!(
+                "`to`: expected user:ID, user:ID/DEVICE, group:ID or all, got {to}; this version delivers to clients"
+            );
             return Err(SendFault { code: ErrorCode::BadRequest, message, retry_ms: None, is_final: false });
         }
         let (kind, counted) =
@@ -130,5 +151,26 @@ impl Door for Node {
 
     fn send(&self, message: OutgoingMessage) -> BoxFuture<'_, Result<SendAnswer, SendFault>> {
         Box::pin(self.send_one(message))
+    }
+
+    fn join(&self, group: GroupId, user: UserId) -> BoxFuture<'_, Result<Joined, SendFault>> {
+        Box::pin(self.joins.add(user, group))
+    }
+
+    fn remove(&self, group: GroupId, user: UserId) -> BoxFuture<'_, Result<Option<u64>, SendFault>> {
+        Box::pin(self.remove_one(group, user))
+    }
+
+    fn members(
+        &self,
+        group: GroupId,
+        after: Option<String>,
+        limit: u64,
+    ) -> BoxFuture<'_, Result<MembersPage, SendFault>> {
+        Box::pin(async move { questions::page_of(self, &group, after.as_deref(), limit).await })
+    }
+
+    fn presence(&self, users: Vec<UserId>) -> BoxFuture<'_, Result<Vec<Person>, SendFault>> {
+        Box::pin(async move { questions::persons(self, &users).await })
     }
 }

@@ -1,6 +1,7 @@
 //! Shell of the batcher: one task a lane asks one batch at a time, and hands every sender its answer.
 
-mod reply;
+mod echo;
+pub(crate) mod reply;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Who is here: a sharded map from a record to the mailboxes of its connections, and all connections by id.
+//! Who is here: a sharded map from a record to the mailboxes of its connections, all connections by id, and this node's heads
+//! of groups.
 //!
 //! A connection is entered before its attach is asked, so that a message that is published right behind the attach finds
 //! it. Removal names exactly one connection.
@@ -6,8 +7,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use protocol::{ConnectionId, Live, Text};
+use protocol::{ConnectionId, HandOver, Live, Text};
 
+use crate::heads::HeadMailbox;
 use crate::mailbox::{Mailbox, Offer};
 
 /// Connections of one user on one node. Every attach and verify of an address carries all its locations, so their number
@@ -18,6 +20,8 @@ const RECORD_CONNECTIONS_MAX: usize = 128;
 pub(crate) struct Registry {
     by_record: DashMap<Text, Vec<(ConnectionId, Mailbox)>>,
     by_connection: DashMap<ConnectionId, Mailbox>,
+    /// Of groups, and of everybody's stream.
+    pub(crate) heads: DashMap<Text, HeadMailbox>,
     /// Counting the map would lock every shard.
     count: AtomicUsize,
 }
@@ -61,9 +65,19 @@ impl Registry {
         true
     }
 
-    /// True while the connection is entered for the record.
+    /// True while the connection is entered for the record; of the node itself, while it has a head there.
     pub(crate) fn contains(&self, record: &Text, id: ConnectionId) -> bool {
+        if id == ConnectionId::NODE {
+            return self.heads.contains_key(record);
+        }
         self.by_record.get(record).is_some_and(|there| there.iter().any(|(other, _)| *other == id))
+    }
+
+    /// Another connection took this one's place, if it is here.
+    pub(crate) fn hand_over(&self, id: ConnectionId, why: HandOver) {
+        if let Some(mailbox) = self.by_connection.get(&id) {
+            mailbox.hand_over(why);
+        }
     }
 
     /// Removes exactly this connection from the record.
@@ -75,11 +89,11 @@ impl Registry {
     }
 
     /// Hands a message to every connection of its record.
-    pub(crate) fn deliver(&self, record: &Text, live: &Live) -> Delivered {
+    pub(crate) fn deliver(&self, record: &Text, version: u64, live: &Live) -> Delivered {
         let mut delivered = Delivered::default();
         let Some(there) = self.by_record.get(record) else { return delivered };
         for (_, mailbox) in there.iter() {
-            match mailbox.offer(record, live) {
+            match mailbox.offer(record, version, live) {
                 Offer::Taken => delivered.taken += 1,
                 Offer::Full => delivered.full += 1,
                 Offer::Gone => {}
@@ -135,8 +149,8 @@ mod tests {
         assert!(registry.insert(&record, ConnectionId(1), &first));
         assert!(registry.insert(&record, ConnectionId(1), &first));
         assert!(registry.insert(&record, ConnectionId(2), &second));
-        assert_eq!(registry.deliver(&record, &live()).taken, 2);
-        assert_eq!(registry.deliver(&other, &live()), Delivered::default());
+        assert_eq!(registry.deliver(&record, 0, &live()).taken, 2);
+        assert_eq!(registry.deliver(&other, 0, &live()), Delivered::default());
         registry.remove(&record, ConnectionId(1));
         assert!(!registry.contains(&record, ConnectionId(1)) && registry.contains(&record, ConnectionId(2)));
         registry.remove(&record, ConnectionId(2));

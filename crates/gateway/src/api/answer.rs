@@ -6,7 +6,7 @@ use hyper::header::{HeaderValue, RETRY_AFTER};
 use protocol::ErrorCode;
 use protocol::client::{ErrorFrame, ServerFrame};
 use protocol::node::Encoding;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::door::SendAnswer;
 use crate::listener::respond::{self, Answer, JSON};
@@ -71,6 +71,16 @@ pub(super) fn error(code: ErrorCode, message: &str) -> Answer {
 pub(super) fn error_with_status(status: u16, code: ErrorCode, message: &str) -> Answer {
     let fault = SendFault { code, message: message.to_owned(), retry_ms: None, is_final: false };
     fault_answer(status, &fault)
+}
+
+/// A fault of the call's own.
+pub(super) fn refused(fault: &SendFault) -> Answer {
+    fault_answer(fault.code.http_status(), fault)
+}
+
+/// What was asked for.
+pub(super) fn done(value: &Value) -> Answer {
+    respond::answer(StatusCode::OK, JSON, value.to_string())
 }
 
 fn fault_answer(status: u16, fault: &SendFault) -> Answer {

@@ -6,13 +6,14 @@ use backplane::{
     AttachRequest, BackplaneError, Commands, DetachRequest, HistoryError, HistoryRequest, ReadRequest, VerifyRequest,
 };
 use connection::{HistoryFault, Input, Listing, Unavailable};
-use delivery::{Attached, Registration, Verified};
-use protocol::{Cursor, DeviceId, MessageId, Text};
+use delivery::{Ack, Attached, Registration, Verified};
+use protocol::{MessageId, Text};
 
 use super::line::{Class, Line};
 use super::load::Flight;
 use super::queue::Call;
-use super::{Asker, Reader, Request, What, Who, detach_strangers};
+use super::{Asker, Asking, Reader, Request, What, Who, compare_registered};
+use crate::heads::{self, HeadMailbox, Order};
 use crate::mailbox::Mailbox;
 
 /// How often a detach is asked before it is left to be found.
@@ -58,11 +59,12 @@ impl Flying {
                 self.asker.measures.late_checks.increment(1);
             }
             match what {
-                What::Attach(request, who) => attaches.push((request, who, tries)),
-                What::Verify(request, who) => verifies.push((request, who, tries)),
+                What::Attach(request, asking) => attaches.push((request, asking, tries)),
+                What::Verify(request, asking) => verifies.push((request, asking, tries)),
+                What::Changes(..) | What::Memberships(..) => return self.membership(what, tries).await,
                 What::Read(request) => return self.read(request, readers).await,
                 What::History(request, id, mailbox) => return self.history(request, id, mailbox, tries).await,
-                What::Ack(of, device, cursor) => acks.push(((of, device, cursor), tries)),
+                What::Ack(ack) => acks.push((ack, tries)),
                 What::Detach(request) => detaches.push((request, tries)),
             }
         }
@@ -74,57 +76,56 @@ impl Flying {
         }
     }
 
-    async fn attach(&self, mut list: Vec<(AttachRequest, Who, u32)>) -> Back {
+    async fn attach(&self, mut list: Vec<(AttachRequest, Asking, u32)>) -> Back {
         // A connection that ended while it waited here has been detached already: asking now would leave a ghost.
-        list.retain(|(request, ..)| self.is_here(&request.of, &request.request.registration));
-        let (requests, who): (Vec<_>, Vec<_>) = list.into_iter().map(|(r, who, tries)| (r, (who, tries))).unzip();
+        list.retain(|(request, ..)| self.is_here(&request.of, request.request.registration.as_ref()));
+        let (requests, asking): (Vec<_>, Vec<_>) =
+            list.into_iter().map(|(r, asking, tries)| (r, (asking, tries))).unzip();
         if requests.is_empty() {
             return Back::default();
         }
         let answers = each(self.commands.attach(&requests).await, requests.len());
         let mut back = Back::default();
-        for ((request, (who, tries)), answer) in requests.into_iter().zip(who).zip(answers) {
+        for ((request, (asking, tries)), answer) in requests.into_iter().zip(asking).zip(answers) {
             if let Ok(Attached { registered, .. }) = &answer {
-                detach_strangers(&self.asker, &request.of, registered);
-                self.detach_ghost(&request.of, &request.request.registration);
+                compare_registered(&self.asker, &request.of, registered);
+                self.detach_ghost(&request.of, request.request.registration.as_ref());
             }
             match answer {
                 Err(error) if self.may_again(&error, tries) => {
-                    back.requests.push(self.again(What::Attach(request, who), tries));
+                    back.requests.push(self.again(What::Attach(request, asking), tries));
                 }
-                answer => {
-                    let result = answer.map(Some).map_err(|error| {
-                        tracing::debug!(%error, "an attach was refused");
-                        Unavailable
-                    });
-                    who.mailbox.answer(Input::Attached { of: who.of, result });
-                }
+                answer => asking.attached(answer.map(Some).map_err(|error| {
+                    tracing::debug!(%error, "an attach was refused");
+                    Unavailable
+                })),
             }
         }
         back
     }
 
-    async fn verify(&self, mut list: Vec<(VerifyRequest, Who, u32)>) -> Back {
+    async fn verify(&self, mut list: Vec<(VerifyRequest, Asking, u32)>) -> Back {
         // It would write the location of a connection that is not here.
-        list.retain(|(request, ..)| self.is_here(&request.of, &request.registration));
-        let (requests, who): (Vec<_>, Vec<_>) = list.into_iter().map(|(r, who, tries)| (r, (who, tries))).unzip();
+        list.retain(|(request, ..)| self.is_here(&request.of, Some(&request.registration)));
+        let (requests, asking): (Vec<_>, Vec<_>) =
+            list.into_iter().map(|(r, asking, tries)| (r, (asking, tries))).unzip();
         if requests.is_empty() {
             return Back::default();
         }
         let answers = each(self.commands.verify(&requests).await, requests.len());
         let mut back = Back::default();
-        for ((request, (who, tries)), answer) in requests.into_iter().zip(who).zip(answers) {
+        for ((request, (asking, tries)), answer) in requests.into_iter().zip(asking).zip(answers) {
             if let Ok(Verified { registered, .. }) = &answer {
-                detach_strangers(&self.asker, &request.of, registered);
-                self.detach_ghost(&request.of, &request.registration);
+                compare_registered(&self.asker, &request.of, registered);
+                self.detach_ghost(&request.of, Some(&request.registration));
             }
             match answer {
                 Err(error) if self.may_again(&error, tries) => {
-                    back.requests.push(self.again(What::Verify(request, who), tries));
+                    back.requests.push(self.again(What::Verify(request, asking), tries));
                 }
                 answer => {
-                    let result = answer.map(|verified| verified.standing).map_err(|_| Unavailable);
-                    who.mailbox.answer(Input::Verified { of: who.of, result });
+                    let result = answer.map(|verified| (verified.standing, verified.version));
+                    asking.verified(result.map_err(|_| Unavailable));
                 }
             }
         }
@@ -133,26 +134,63 @@ impl Flying {
 
     async fn read(&self, request: ReadRequest, readers: Vec<Reader>) -> Back {
         let answer = self.commands.read(&request).await;
-        let (mut back, mut told) = (Vec::new(), Vec::new());
+        let (mut back, mut members) = (Vec::new(), Vec::new());
         for reader in readers {
-            match &answer {
-                Err(error) if self.may_again(error, reader.tries) => {
-                    back.push(Reader { tries: reader.tries + 1, ..reader });
+            match (&answer, reader.asking) {
+                (Err(error), asking) if self.may_again(error, reader.tries) => {
+                    back.push(Reader { asking, tries: reader.tries + 1 });
                 }
-                _ => told.push(reader.who),
+                // What a member may still read is for the head to say.
+                (_, Asking::Connection(who)) if heads::is_headed(&request.of) => members.push(who),
+                // The entries of a page are shared: a clone is a list of handles.
+                (answer, asking) => asking.attached(answer.clone().map_err(|_| Unavailable)),
             }
         }
-        // The entries of a page are shared: a clone is a list of handles.
-        for Who { of, mailbox } in told {
-            mailbox.answer(Input::Attached { of, result: answer.clone().map_err(|_| Unavailable) });
+        if !members.is_empty() {
+            self.tell_members(&request.of, answer.map_err(|_| Unavailable), members);
         }
         let readers = (!back.is_empty()).then_some((request, back));
         Back { readers, ..Back::default() }
     }
 
+    /// Hands a page to members of a group, by way of their head.
+    fn tell_members(&self, of: &Text, answer: Result<Option<Attached>, Unavailable>, members: Vec<Who>) {
+        let head = self.asker.registry.heads.get(of).map(|head| head.clone());
+        match head {
+            Some(head) => head.order(Order::Page { answer: answer.map(|found| found.map(Box::new)), members }),
+            // Nobody sits there any more: neither does he.
+            None => members.into_iter().for_each(|who| Asking::Connection(who).attached(Err(Unavailable))),
+        }
+    }
+
+    /// What a head asks about members.
+    async fn membership(&self, what: What, tries: u32) -> Back {
+        let error = match &what {
+            What::Changes(of, after, head) => match self.commands.changes(of, *after).await {
+                Ok(changes) => return answered(head, Order::Changes(Some(changes))),
+                Err(error) => error,
+            },
+            What::Memberships(of, users, head) => match self.commands.memberships(of, users).await {
+                Ok(memberships) => return answered(head, Order::Memberships(Some(memberships))),
+                Err(error) => error,
+            },
+            _ => return Back::default(),
+        };
+        if self.may_again(&error, tries) {
+            return Back { requests: vec![self.again(what, tries)], readers: None };
+        }
+        tracing::debug!(%error, "the members of a group cannot be told");
+        what.refuse();
+        Back::default()
+    }
+
     async fn history(&self, request: HistoryRequest, id: MessageId, mailbox: Mailbox, tries: u32) -> Back {
         let result = match self.commands.history(&request).await {
-            Ok((page, more)) => Ok(Listing { entries: page.entries.into_iter().rev().collect(), more }),
+            Ok((page, more)) => {
+                // Where none of them can be read, a page further back begins at the newest of them.
+                let before = more.then(|| page.entries.first().map_or(page.end, |oldest| oldest.cursor));
+                Ok(Listing { entries: page.entries.into_iter().rev().collect(), more, before })
+            }
             Err(HistoryError::Before) => Err(HistoryFault::Before),
             Err(HistoryError::Backplane(error)) if self.may_again(&error, tries) => {
                 return Back { requests: vec![self.again(What::History(request, id, mailbox), tries)], readers: None };
@@ -163,11 +201,11 @@ impl Flying {
         Back::default()
     }
 
-    async fn ack(&self, list: Vec<((Text, DeviceId, Cursor), u32)>) -> Back {
+    async fn ack(&self, list: Vec<(Ack, u32)>) -> Back {
         let (acks, tries): (Vec<_>, Vec<_>) = list.into_iter().unzip();
         let Err(error) = self.commands.ack(&acks).await else { return Back::default() };
         let again = acks.into_iter().zip(tries).filter(|(_, tries)| self.may_again(&error, *tries));
-        let requests = again.map(|((of, device, cursor), tries)| self.again(What::Ack(of, device, cursor), tries));
+        let requests = again.map(|(ack, tries)| self.again(What::Ack(ack), tries));
         Back { requests: requests.collect(), readers: None }
     }
 
@@ -191,14 +229,16 @@ impl Flying {
         Request { what, since: self.asker.clock.now(), tries: tries + 1 }
     }
 
-    fn is_here(&self, of: &Text, registration: &Registration) -> bool {
-        self.asker.registry.contains(of, registration.connection)
+    /// Nothing is written for a member of a group: his node is there.
+    fn is_here(&self, of: &Text, registration: Option<&Registration>) -> bool {
+        registration.is_none_or(|registration| self.asker.registry.contains(of, registration.connection))
     }
 
     /// The connection ended while this was under way: no ghost stays.
-    fn detach_ghost(&self, of: &Text, registration: &Registration) {
-        if !self.is_here(of, registration) {
-            let (connection, reg) = (registration.connection, registration.reg);
+    fn detach_ghost(&self, of: &Text, registration: Option<&Registration>) {
+        if let Some(&Registration { connection, reg, .. }) = registration
+            && !self.is_here(of, registration)
+        {
             self.asker.detach(DetachRequest { of: of.clone(), connection, reg });
         }
     }
@@ -220,7 +260,7 @@ impl Flying {
         if let Some((request, readers)) = back.readers {
             readers.into_iter().for_each(|reader| {
                 if let Some(reader) = asker.share(flight.group, request.clone(), reader) {
-                    reader.who.attached_nothing();
+                    reader.asking.attached(Err(Unavailable));
                 }
             });
         }
@@ -229,6 +269,11 @@ impl Flying {
         asker.state.lock().queue.release(flight.group, from);
         asker.wake.notify_one();
     }
+}
+
+fn answered(head: &HeadMailbox, order: Order) -> Back {
+    head.order(order);
+    Back::default()
 }
 
 /// The answers, one each; where the whole call failed, or they are not as many, the same for all.

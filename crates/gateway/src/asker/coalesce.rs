@@ -57,6 +57,7 @@ impl<W, Q: Eq + Hash> Reads<W, Q> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use delivery::record::Whose;
     use delivery::{Attached, Kind, Limits, NewMessage, Reason, Record, Start, record};
     use protocol::{Epoch, Stamp, Tag};
 
@@ -122,7 +123,8 @@ mod tests {
         };
         let message =
             NewMessage { kind: Kind::Durable, tag: Tag(tag), envelope: envelope.encode().into(), search_us: None };
-        drop(record::append(record, Epoch([1; 8]), now_us, 0, std::slice::from_ref(&message), &LIMITS));
+        let message = std::slice::from_ref(&message);
+        drop(record::append(record, Whose::User, Epoch([1; 8]), now_us, 0, message, &LIMITS));
     }
 
     /// What each of two connections of one record is told, when reads are the same that `same` says: one of them took a

@@ -1,4 +1,4 @@
-//! What a node asks the backplane for its connections: who waits for it, and what goes together in one call.
+//! What a node asks the backplane for its connections and heads: who waits for it, and what goes together in one call.
 
 /// Requests of one call. A page may come with each, so an attach call carries fewer.
 const ATTACH_MAX: usize = 32;
@@ -33,13 +33,15 @@ impl Class {
 /// One kind of request of one class. What waits on one line for one slot group goes in one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// The attach of a connection that is opening.
+    /// The attach of a connection that is opening, a member's start in a group, or the first attach of a head.
     Opening,
     History,
     /// A read behind a gap.
     Read,
     /// The attach of an open connection that was active lately.
     Again,
+    /// What a head asks about members: until it knows, nothing is handed out.
+    Changes,
     Verify,
     /// The attach of an open connection that was not.
     Quiet,
@@ -48,13 +50,23 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Opening, Self::History, Self::Read, Self::Again, Self::Verify, Self::Quiet, Self::Detach, Self::Ack];
+    pub(crate) const COUNT: usize = 9;
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Opening,
+        Self::History,
+        Self::Read,
+        Self::Again,
+        Self::Changes,
+        Self::Verify,
+        Self::Quiet,
+        Self::Detach,
+        Self::Ack,
+    ];
 
     pub(crate) fn class(self) -> Class {
         match self {
             Self::Opening | Self::History => Class::Client,
-            Self::Read | Self::Again => Class::Gap,
+            Self::Read | Self::Again | Self::Changes => Class::Gap,
             Self::Verify | Self::Quiet => Class::Check,
             Self::Detach | Self::Ack => Class::Behind,
         }
@@ -62,7 +74,7 @@ impl Line {
 
     pub(crate) fn call_max(self) -> usize {
         match self {
-            Self::History | Self::Read => 1,
+            Self::History | Self::Read | Self::Changes => 1,
             Self::Opening | Self::Again | Self::Quiet => ATTACH_MAX,
             Self::Verify | Self::Detach | Self::Ack => SMALL_MAX,
         }

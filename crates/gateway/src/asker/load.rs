@@ -52,7 +52,7 @@ impl Share {
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) master: Master,
-    pub(super) ready: [VecDeque<SlotGroup>; 8],
+    pub(super) ready: [VecDeque<SlotGroup>; Line::COUNT],
     pub(super) calls: usize,
     pub(super) pages: usize,
     reads: usize,
@@ -109,10 +109,10 @@ impl Load {
                 false => self.passed[other as usize],
             };
         }
-        // The two lines of a class take turns.
-        let mut of_class = there.into_iter().filter(|line| line.class() == class);
-        let (first, second) = (of_class.next()?, of_class.next());
-        self.last = second.filter(|_| first == self.last).unwrap_or(first);
+        // The lines of a class take turns.
+        let of_class = || there.iter().copied().filter(|line| line.class() == class);
+        let is_behind = |line: &Line| *line as usize > self.last as usize;
+        self.last = of_class().find(is_behind).or_else(|| of_class().next())?;
         Some(self.last)
     }
 

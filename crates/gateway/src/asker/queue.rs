@@ -31,13 +31,13 @@ pub(crate) struct Call<T> {
 #[derive(Debug)]
 struct Group<T> {
     master: Option<Master>,
-    lines: [VecDeque<T>; 8],
+    lines: [VecDeque<T>; Line::COUNT],
     /// Which master a call of a batched line is in flight on.
-    asking: [Option<Master>; 8],
+    asking: [Option<Master>; Line::COUNT],
     /// It stands in its master's list.
-    is_listed: [bool; 8],
+    is_listed: [bool; Line::COUNT],
     /// How many calls that failed hold it back.
-    held: [u32; 8],
+    held: [u32; Line::COUNT],
 }
 
 /// All that waits. `T`: one request.
@@ -61,9 +61,9 @@ impl<T> Queue<T> {
         let group = || Group {
             master: None,
             lines: Default::default(),
-            asking: [None; 8],
-            is_listed: [false; 8],
-            held: [0; 8],
+            asking: [None; Line::COUNT],
+            is_listed: [false; Line::COUNT],
+            held: [0; Line::COUNT],
         };
         Self {
             groups: std::iter::repeat_with(group).take(groups).collect(),
@@ -274,7 +274,7 @@ impl<T> Queue<T> {
         }
         self.group(group).master = master;
         // What stands in the old master's lists is skipped there.
-        self.group(group).is_listed = [false; 8];
+        self.group(group).is_listed = [false; Line::COUNT];
         if let Some(master) = master
             && !self.loads.iter().any(|load| load.master == master)
         {

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 
 use delivery::{Registration, record};
 use protocol::client::From;
-use protocol::{Epoch, NodeId};
+use protocol::{ConnectionId, Cursor, Epoch, NodeId};
 use routing::{Layout, Settings, Topology};
 
 use super::*;
@@ -54,7 +54,7 @@ impl Bed {
         let connection = ConnectionId(connection);
         assert!(self.registry.insert(&of, connection, &sender));
         let registration = Registration { node: node(), connection, reg: 1, device: None };
-        let request = record::AttachRequest { registration, cursors: Vec::new(), from: From::Now };
+        let request = record::AttachRequest::of(registration, Vec::new(), From::Now);
         let request = AttachRequest { of, epoch: Epoch::default(), request };
         self.asker.attach(request, Who { of: address(user), mailbox: sender }, Cause::Opening);
         receiver
@@ -209,7 +209,7 @@ async fn at_the_stop_what_connections_left_is_handed_on_and_the_rest_is_told() {
     let mut reading = bed.read("a", 1);
     tokio::task::yield_now().await;
     (0..300).for_each(|_| bed.detach("a"));
-    bed.asker.ack("user:a".into(), protocol::DeviceId::parse("d").unwrap(), Cursor::default());
+    bed.asker.ack(Ack { of: "user:a".into(), field: "d".into(), cursor: Cursor::default() });
     bed.stop.cancel();
     bed.current.set(&commands);
     tokio::time::timeout(Duration::from_secs(2), bed.running).await.expect("it ends").unwrap();

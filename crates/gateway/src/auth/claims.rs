@@ -3,20 +3,20 @@
 //! Read by hand, not by `derive`: a refusal names the claim and what was expected, and a number written as a text must
 //! never count as absent.
 
-use protocol::limits::NUMBER_MAX;
-use protocol::{Address, DeviceId, GroupId, UserId};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use connection::{Right, Rights};
+use protocol::limits::{GROUPS_MAX, NUMBER_MAX};
+use protocol::{DeviceId, GroupId, Text, UserId};
 use serde_json::{Map, Value};
 
-/// A user's groups at most: as many as one `hello` may name.
-const GROUPS_MAX: usize = 256;
+use crate::config::rights;
 
 /// Bytes of a `profile`, as JSON: it is sent to others with every presence.
 const PROFILE_BYTES_MAX: usize = 1_024;
 
-/// Patterns of one right, so that asking stays cheap.
-const PATTERNS_MAX: usize = 256;
-
-/// What a token says, as far as this version acts on it. `groups`, `profile` and `can` are only checked.
+/// What a token says, as far as a node acts on it.
 #[derive(Debug)]
 pub(super) struct Claims {
     pub user: UserId,
@@ -26,8 +26,12 @@ pub(super) struct Claims {
     pub not_before_ms: Option<u64>,
     pub issuer: Option<String>,
     pub audience: Vec<String>,
-    /// The token asks for rights of its own, which this version cannot narrow to.
-    pub has_rights: bool,
+    /// Joined for the life of the connection.
+    pub groups: Vec<GroupId>,
+    /// JSON.
+    pub profile: Option<Text>,
+    /// Of the token's own: exactly what it lists.
+    pub rights: Option<Rights>,
 }
 
 impl Claims {
@@ -39,8 +43,6 @@ impl Claims {
         let user = text(map, "sub")?.ok_or("`sub` is missing: expected the user's ID")?;
         let exp =
             seconds(map, "exp")?.ok_or("`exp` is missing: expected when the token ends, in seconds since 1970")?;
-        groups(map)?;
-        profile(map)?;
         Ok(Self {
             user: UserId::parse(user).map_err(|e| format!("`sub` is no user's ID: {e}"))?,
             device: match text(map, "device")? {
@@ -51,7 +53,9 @@ impl Claims {
             not_before_ms: seconds(map, "nbf")?,
             issuer: text(map, "iss")?.map(ToOwned::to_owned),
             audience: audience(map)?,
-            has_rights: rights(map)?,
+            groups: groups(map)?,
+            profile: profile(map)?,
+            rights: can(map)?,
         })
     }
 }
@@ -82,33 +86,44 @@ fn audience(map: &Map<String, Value>) -> Result<Vec<String>, String> {
     }
 }
 
-fn groups(map: &Map<String, Value>) -> Result<(), String> {
-    let Some(value) = map.get("groups") else { return Ok(()) };
-    let list = value.as_array().filter(|list| list.len() <= GROUPS_MAX);
-    let is_group = |value: &Value| value.as_str().is_some_and(|text| GroupId::parse(text).is_ok());
-    match list {
-        Some(list) if list.iter().all(is_group) => Ok(()),
-        _ => Err(format!("`groups`: expected an array of at most {GROUPS_MAX} IDs of groups")),
-    }
+/// Each group once.
+fn groups(map: &Map<String, Value>) -> Result<Vec<GroupId>, String> {
+    let expected = || format!("`groups`: expected an array of at most {GROUPS_MAX} IDs of groups");
+    let Some(value) = map.get("groups") else { return Ok(Vec::new()) };
+    let list = value.as_array().filter(|list| list.len() as u64 <= GROUPS_MAX).ok_or_else(expected)?;
+    let group = |value: &Value| GroupId::parse(value.as_str()?).ok();
+    let all = list.iter().map(group).collect::<Option<Vec<_>>>().ok_or_else(expected)?;
+    let mut seen = HashSet::new();
+    Ok(all.into_iter().filter(|group| seen.insert(group.clone())).collect())
 }
 
-fn profile(map: &Map<String, Value>) -> Result<(), String> {
-    match map.get("profile") {
-        None => Ok(()),
-        Some(value @ Value::Object(_)) if value.to_string().len() <= PROFILE_BYTES_MAX => Ok(()),
-        Some(_) => Err(format!("`profile`: expected a map of at most {PROFILE_BYTES_MAX} bytes")),
-    }
+fn profile(map: &Map<String, Value>) -> Result<Option<Text>, String> {
+    let expected = || format!("`profile`: expected a map of at most {PROFILE_BYTES_MAX} bytes");
+    let Some(value) = map.get("profile") else { return Ok(None) };
+    let text = value.is_object().then(|| value.to_string()).filter(|text| text.len() <= PROFILE_BYTES_MAX);
+    text.map(|text| Some(Text::from(text))).ok_or_else(expected)
 }
 
-/// True if the token has `can`. A pattern is an address with `*` for an ID or its end, which is an address itself.
-fn rights(map: &Map<String, Value>) -> Result<bool, String> {
+/// A list that is missing allows nothing.
+fn can(map: &Map<String, Value>) -> Result<Option<Rights>, String> {
     const EXPECTED: &str =
-        "`can`: expected a map of `send`, `join` and `look`, each an array of addresses such as user:*";
-    let Some(value) = map.get("can") else { return Ok(false) };
+        "`can`: expected a map of `send`, `join` and `look`, each an array of addresses such as user:*, or own";
+    let Some(value) = map.get("can") else { return Ok(None) };
     let can = value.as_object().ok_or(EXPECTED)?;
-    let is_pattern = |value: &Value| value.as_str().is_some_and(|text| Address::parse(text).is_ok());
-    let is_list =
-        |value: &Value| value.as_array().is_some_and(|list| list.len() <= PATTERNS_MAX && list.iter().all(is_pattern));
-    let is_right = |(name, list): (&String, &Value)| matches!(&**name, "send" | "join" | "look") && is_list(list);
-    if can.iter().all(is_right) { Ok(true) } else { Err(EXPECTED.to_owned()) }
+    let mut rights = Rights { send: Arc::default(), join: Arc::default(), look: Arc::default() };
+    for (name, list) in can {
+        let right = right(list).ok_or(EXPECTED)?;
+        match &**name {
+            "send" => rights.send = Arc::new(right),
+            "join" => rights.join = Arc::new(right),
+            "look" => rights.look = Arc::new(right),
+            _ => return Err(EXPECTED.to_owned()),
+        }
+    }
+    Ok(Some(rights))
+}
+
+fn right(list: &Value) -> Option<Right> {
+    let parts: Option<Vec<&str>> = list.as_array()?.iter().map(Value::as_str).collect();
+    rights::of(parts?.into_iter())
 }

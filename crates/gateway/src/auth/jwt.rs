@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Once;
 
-use connection::{Identity, Refused};
+use connection::{Identity, Refused, Rights};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use protocol::UnixMillis;
@@ -29,6 +29,8 @@ pub(super) struct Verifier {
     validation: Validation,
     issuer: Option<String>,
     audience: Option<String>,
+    /// Of users whose tokens say nothing of their own.
+    rights: Rights,
 }
 
 impl fmt::Debug for Verifier {
@@ -41,7 +43,7 @@ impl fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    pub(super) fn new(jwt: &Jwt) -> Self {
+    pub(super) fn new(jwt: &Jwt, rights: Rights) -> Self {
         install_provider();
         // The algorithm is ours to say, never the token's.
         let mut validation = Validation::new(Algorithm::HS256);
@@ -54,6 +56,7 @@ impl Verifier {
             validation,
             issuer: jwt.issuer.clone(),
             audience: jwt.audience.clone(),
+            rights,
         }
     }
 
@@ -71,10 +74,14 @@ impl Verifier {
         }
         let claims = Claims::read(&decoded.claims).map_err(|e| unauthorized(format!("the token's {e}")))?;
         self.check(&claims, now)?;
-        if claims.has_rights {
-            warn_of_rights();
-        }
-        Ok(Identity { user: claims.user, device: claims.device, expires: Some(UnixMillis(claims.expires_ms)) })
+        Ok(Identity {
+            user: claims.user,
+            device: claims.device,
+            expires: Some(UnixMillis(claims.expires_ms)),
+            groups: claims.groups,
+            rights: claims.rights.unwrap_or_else(|| self.rights.clone()),
+            profile: claims.profile,
+        })
     }
 
     /// The end comes last: a token that is wrong in itself would not be better if it were new.
@@ -107,15 +114,6 @@ fn install_provider() {
     ONCE.call_once(|| {
         // An error says that somebody else in this process chose before, which is as good.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-    });
-}
-
-/// Rights in a token narrow what its user may do, and this version does not look at them. Said once a process, aloud:
-/// whoever writes `can` relies on it.
-fn warn_of_rights() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        tracing::warn!("tokens carry the claim `can`, which this version checks for form but does not enforce")
     });
 }
 

@@ -20,6 +20,9 @@ fn authenticator(settings: &[(&str, &str)]) -> Authenticator {
             "jwt-secret" => raw.jwt_secret = written,
             "jwt-issuer" => raw.jwt_issuer = written,
             "jwt-audience" => raw.jwt_audience = written,
+            "can-send" => raw.can_send = written,
+            "can-join" => raw.can_join = written,
+            "can-look" => raw.can_look = written,
             other => panic!("{other}"),
         }
     }
@@ -85,10 +88,66 @@ fn a_good_token_says_who_comes_on_what_device_and_until_when() {
     assert_eq!(identity.user.as_str(), "alice");
     assert_eq!(identity.device.map(|device| device.to_string()).as_deref(), Some("phone"));
     assert_eq!(identity.expires, Some(UnixMillis((NOW_S + 60) * 1_000)));
+    assert_eq!(identity.groups.iter().map(ToString::to_string).collect::<Vec<_>>(), ["den", "a:b"]);
+    assert_eq!(identity.profile.as_deref(), Some(r#"{"name":"Alice"}"#));
     let identity = verify(&jwt(), &token(&json!({"sub": "bob", "exp": NOW_S as f64 + 0.5}))).unwrap();
+    assert!(identity.groups.is_empty() && identity.profile.is_none());
     assert_eq!((identity.device, identity.expires), (None, Some(UnixMillis(NOW.0 + 500))));
     let forever = verify(&jwt(), &token(&json!({"sub": "bob", "exp": 1e300}))).unwrap();
     assert_eq!(forever.expires, Some(UnixMillis(1 << 53)));
+}
+
+/// Whether a right names each of these.
+fn names(right: &connection::Right, addresses: [&str; 5]) -> [bool; 5] {
+    addresses.map(|address| right.names(&protocol::Address::parse(address).unwrap()))
+}
+
+const ADDRESSES: [&str; 5] = ["user:bob", "user:eve", "group:den", "group:hall", "all"];
+
+#[test]
+fn a_token_with_rights_has_exactly_those() {
+    let can = |can: Value| verify(&jwt(), &token(&json!({"sub": "a", "exp": NOW_S + 60, "can": can}))).unwrap().rights;
+    let rights = can(json!({"send": ["user:b*", "all"], "join": ["group:den", "own"]}));
+    assert_eq!(names(&rights.send, ADDRESSES), [true, false, false, false, true]);
+    assert_eq!(names(&rights.join, ADDRESSES), [false, false, true, false, false]);
+    assert_eq!((rights.send.own, rights.join.own), (false, true));
+    assert_eq!(*rights.look, connection::Right::default(), "a list that is missing allows nothing");
+    assert_eq!(can(json!({})), connection::Rights::default());
+}
+
+#[test]
+fn a_token_without_rights_has_those_of_the_configuration() {
+    let plain = token(&json!({"sub": "a", "exp": NOW_S + 60}));
+    let rights = verify(&jwt(), &plain).unwrap().rights;
+    assert_eq!(names(&rights.send, ADDRESSES), [true, true, false, false, false]);
+    assert_eq!(names(&rights.join, ADDRESSES), [false; 5]);
+    assert_eq!(names(&rights.look, ADDRESSES), [false; 5]);
+    assert!(rights.send.own && rights.join.own && rights.look.own);
+
+    let settings = [("auth", "jwt"), ("jwt-secret", SECRET), ("can-send", "none"), ("can-look", "group:*,user:bob")];
+    let with = authenticator(&[&settings[..], &[("can-join", "group:h*")]].concat());
+    let rights = verify(&with, &plain).unwrap().rights;
+    assert_eq!(*rights.send, connection::Right::default());
+    assert_eq!(names(&rights.join, ADDRESSES), [false, false, false, true, false]);
+    assert_eq!(names(&rights.look, ADDRESSES), [true, false, true, true, false]);
+    assert!(!rights.join.own && !rights.look.own);
+    let own = token(&json!({"sub": "a", "exp": NOW_S + 60, "can": {"send": ["all"]}}));
+    assert_eq!(names(&verify(&with, &own).unwrap().rights.send, ADDRESSES), [false, false, false, false, true]);
+}
+
+#[test]
+fn without_authentication_everything_is_allowed_whatever_is_configured() {
+    let none = authenticator(&[("auth", "none"), ("can-send", "none"), ("can-join", "none")]);
+    let rights = none.verify(&Credential::User("alice".to_owned()), NOW).unwrap().rights;
+    for right in [&rights.send, &rights.join, &rights.look] {
+        assert_eq!(names(right, ADDRESSES), [true; 5]);
+    }
+}
+
+#[test]
+fn a_group_that_a_token_names_twice_is_joined_once() {
+    let claims = json!({"sub": "a", "exp": NOW_S + 60, "groups": ["x", "y", "x"]});
+    assert_eq!(verify(&jwt(), &token(&claims)).unwrap().groups.len(), 2);
 }
 
 #[test]
@@ -139,6 +198,9 @@ fn claims_that_are_missing_or_have_another_shape_are_named() {
         ("can", Some(json!({"sent": []})), "`can`: expected a map of `send`"),
         ("can", Some(json!({"send": "user:*"})), "`can`: expected a map"),
         ("can", Some(json!({"send": ["*"]})), "`can`: expected a map"),
+        ("can", Some(json!({"send": [7]})), "`can`: expected a map"),
+        ("can", Some(json!({"look": ["none"]})), "`can`: expected a map"),
+        ("can", Some(json!({"join": vec!["group:x"; 257]})), "`can`: expected a map"),
     ] {
         let mut claims = good.clone();
         let map = claims.as_object_mut().unwrap();

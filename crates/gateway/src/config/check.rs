@@ -2,15 +2,19 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use connection::Rights;
 use protocol::NodeId;
 
 use super::limits::{
-    DRAIN_DELAY_MS, DRAIN_MS, DRAIN_MS_RANGE, EMBEDDED_BYTES, EMBEDDED_BYTES_RANGE, INBOX_BYTES, INBOX_BYTES_RANGE,
-    INBOX_MAX, INBOX_MAX_RANGE, JWT_SECRET_BYTES_MIN, LANES, LANES_RANGE, MAX_BYTES, MAX_BYTES_RANGE, PARTITIONS,
-    PARTITIONS_RANGE, REDIS_PREFIX_BYTES_MAX, RETENTION_MS, RETENTION_MS_RANGE, WORKERS_RANGE,
+    CAN_JOIN, CAN_LOOK, CAN_SEND, DRAIN_DELAY_MS, DRAIN_MS, DRAIN_MS_RANGE, EMBEDDED_BYTES, EMBEDDED_BYTES_RANGE,
+    INBOX_BYTES, INBOX_BYTES_RANGE, INBOX_MAX, INBOX_MAX_RANGE, JWT_SECRET_BYTES_MIN, LANES, LANES_RANGE, MAX_BYTES,
+    MAX_BYTES_RANGE, PARTITIONS, PARTITIONS_RANGE, PRESENCE_DELAY_MS, PRESENCE_DELAY_MS_RANGE, REDIS_PREFIX_BYTES_MAX,
+    RETENTION_MS, RETENTION_MS_RANGE, WORKERS_RANGE,
 };
 use super::raw::{RawConfig, Show, Source, Written, setting};
+use super::rights;
 use super::secret::mask_url;
 use super::units::{self, show_duration, show_size};
 use super::{Auth, Config, ConfigError, Fault, Jwt, LogFormat, Origins, Scheduler, Secret};
@@ -108,6 +112,10 @@ impl Checker {
                 .amount("drain-delay", &raw.drain_delay, DURATION, DRAIN_MS_RANGE)
                 .unwrap_or(DRAIN_DELAY_MS),
             drain_ms: self.amount("drain", &raw.drain, DURATION, DRAIN_MS_RANGE).unwrap_or(DRAIN_MS),
+            presence_delay_ms: self
+                .amount("presence-delay", &raw.presence_delay, DURATION, PRESENCE_DELAY_MS_RANGE)
+                .unwrap_or(PRESENCE_DELAY_MS),
+            rights: self.rights(raw),
             strict: self.choice("strict", &raw.strict, &[("true", true), ("false", false)]).unwrap_or(false),
             log: self
                 .read("log", &raw.log, |text| not_empty(text, "a log filter"))
@@ -122,6 +130,18 @@ impl Checker {
             auth: auth?,
             node_name: node_name?,
         })
+    }
+
+    fn rights(&mut self, raw: &RawConfig) -> Rights {
+        let mut right = |key, written, default: &str| {
+            let read = self.read(key, written, rights::parse).or_else(|| rights::parse(default).ok());
+            Arc::new(read.unwrap_or_default())
+        };
+        Rights {
+            send: right("can-send", &raw.can_send, CAN_SEND),
+            join: right("can-join", &raw.can_join, CAN_JOIN),
+            look: right("can-look", &raw.can_look, CAN_LOOK),
+        }
     }
 
     fn auth(&mut self, raw: &RawConfig, listen: SocketAddr) -> Option<Auth> {

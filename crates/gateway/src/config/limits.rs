@@ -43,6 +43,20 @@ pub(super) const DRAIN_DELAY_MS: u64 = 5_000;
 pub(super) const DRAIN_MS: u64 = 30_000;
 pub(super) const DRAIN_MS_RANGE: RangeInclusive<u64> = 0..=3_600_000;
 
+/// Milliseconds between the end of a connection and the end of its location. A client is back within a second or two; after
+/// a minute who is not back is away, whatever he would say.
+pub(super) const PRESENCE_DELAY_MS: u64 = 5_000;
+pub(super) const PRESENCE_DELAY_MS_RANGE: RangeInclusive<u64> = 0..=60_000;
+
+/// What users may do whose tokens say nothing of it: write to anybody, and to their own groups; be in groups that somebody
+/// else put them in; see who is in there with them.
+pub(super) const CAN_SEND: &str = "user:*,own";
+pub(super) const CAN_JOIN: &str = "own";
+pub(super) const CAN_LOOK: &str = "own";
+
+/// Addresses of one right, so that asking stays cheap.
+pub(super) const PATTERNS_MAX: usize = 256;
+
 /// Bytes of an HS256 secret: as many as the hash has, below which guessing the secret is cheaper than the hash
 /// (RFC 7518, 3.2).
 pub(super) const JWT_SECRET_BYTES_MIN: usize = 32;

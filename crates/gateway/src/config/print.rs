@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::raw::{SETTINGS, Show};
+use super::rights;
 use super::secret::mask_url;
 use super::units::{show_duration, show_rate, show_size};
 use super::{Auth, Config, LogFormat, Origins, Scheduler};
@@ -62,6 +63,10 @@ impl Config {
             "max-bytes" => text(&show_size(self.max_bytes)),
             "drain-delay" => text(&show_duration(self.drain_delay_ms)),
             "drain" => text(&show_duration(self.drain_ms)),
+            "presence-delay" => text(&show_duration(self.presence_delay_ms)),
+            "can-send" => text(&rights::show(&self.rights.send)),
+            "can-join" => text(&rights::show(&self.rights.join)),
+            "can-look" => text(&rights::show(&self.rights.look)),
             "strict" => Some(self.strict.to_string()),
             "log" => text(&self.log),
             "log-format" => text(match self.log_format {
@@ -111,6 +116,10 @@ mod tests {
             ("log-format", "json"),
             ("drain-delay", "0s"),
             ("strict", "true"),
+            ("presence-delay", "1500ms"),
+            ("can-send", "none"),
+            ("can-join", "own,group:open-*"),
+            ("can-look", "user:bob,all,own"),
         ];
         let before = config(&settings);
         let mut raw = RawConfig::default();

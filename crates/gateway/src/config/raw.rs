@@ -189,6 +189,14 @@ settings! {
         "After SIGTERM: unready, but still serving, so that load balancers notice; up to 1h";
     drain, "drain", "SWITCHBOARD_DRAIN", "DURATION", Plain, "30s",
         "How long SIGTERM waits for connections to leave, up to 1h; a second SIGTERM stops at once";
+    presence_delay, "presence-delay", "SWITCHBOARD_PRESENCE_DELAY", "DURATION", Plain, "5s",
+        "How long who lost his last connection still counts as present, up to 1m: who comes back within it was never away";
+    can_send, "can-send", "SWITCHBOARD_CAN_SEND", "LIST", Plain, "user:*,own",
+        "Whom users may send to whose tokens have no `can`: addresses with commas between, `*` for an ID or its end, `own` for the user's own groups, or `none`; with `--auth none` everybody may do everything";
+    can_join, "can-join", "SWITCHBOARD_CAN_JOIN", "LIST", Plain, "own",
+        "Which groups they may join, written alike";
+    can_look, "can-look", "SWITCHBOARD_CAN_LOOK", "LIST", Plain, "own",
+        "Which users and groups they may look at, written alike; `own` is also whoever shares a group";
     strict, "strict", "SWITCHBOARD_STRICT", "true|false", Plain, "false",
         "Refuse to start on a Redis that can lose messages, or that cannot be asked within 10 s";
     log, "log", "SWITCHBOARD_LOG", "FILTER", Plain, "info",

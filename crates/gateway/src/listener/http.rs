@@ -43,10 +43,13 @@ GET /healthz     200 while the process runs\n\
 GET /readyz      200 while it takes connections, else 503\n";
 
 const INTERNAL_PATHS: &str = "\
-POST /v1/send  sends one message or an array of them\n\
-GET /metrics   for Prometheus\n\
-GET /healthz   200 while the process runs\n\
-GET /readyz    200 while it takes connections, else 503 and why\n";
+POST /v1/send                              sends one message or an array of them\n\
+PUT, DELETE /v1/groups/GROUP/members/USER  makes a user a member of a group, or ends it\n\
+GET /v1/groups/GROUP/members               who is one\n\
+GET /v1/presence?user=USER                 who is there\n\
+GET /metrics                               for Prometheus\n\
+GET /healthz                               200 while the process runs\n\
+GET /readyz                                200 while it takes connections, else 503 and why\n";
 
 /// What the HTTP side takes from the configuration.
 #[derive(Clone, Debug)]

@@ -38,7 +38,7 @@ impl Query {
 }
 
 /// Undoes what a form or `URLSearchParams` does: `%41` is `A`, `+` is a space.
-fn decode(text: &str) -> Option<String> {
+pub(crate) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -1,17 +1,22 @@
 //! Who sent a message, and what he is told when it was not stored.
 
+use std::sync::Arc;
+
 use backplane::{Commands, Slot};
 use connection::{Input, SendFault};
 use delivery::Placed;
 use protocol::{Address, ErrorCode, MessageId};
 use tokio::sync::oneshot;
 
+use super::echo::{Echo, Side};
 use crate::mailbox::Mailbox;
 
 /// Who is told.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Connection(Mailbox),
+    /// Together with the other half.
+    Half(Arc<Echo>, Side),
     Api(oneshot::Sender<Result<Placed, SendFault>>),
 }
 
@@ -28,6 +33,7 @@ impl Reply {
     pub(super) fn tell(self, id: &MessageId, to: &Address, result: Result<Placed, SendFault>) {
         match self {
             Self::Connection(mailbox) => mailbox.answer(Input::Appended { id: id.clone(), to: to.clone(), result }),
+            Self::Half(echo, side) => echo.tell(side, id, to, result),
             // A caller that went away does not wait for it.
             Self::Api(sender) => drop(sender.send(result)),
         }
@@ -53,7 +59,7 @@ pub(super) fn tell_waiting(waiting: &mut Waiting, result: Result<Placed, SendFau
     }
 }
 
-pub(super) fn unavailable(why: &str) -> SendFault {
+pub(crate) fn unavailable(why: &str) -> SendFault {
     let message = format!("nothing was stored: {why}");
     SendFault { code: ErrorCode::Unavailable, message, retry_ms: Some(jittered(1_000)), is_final: false }
 }
@@ -69,12 +75,12 @@ pub(super) fn not_replicated() -> SendFault {
     SendFault { code: ErrorCode::UnknownOutcome, message, retry_ms: Some(jittered(1_000)), is_final: false }
 }
 
-pub(super) fn overloaded() -> SendFault {
+pub(crate) fn overloaded() -> SendFault {
     let message = "a queue of this node is full".to_owned();
     SendFault { code: ErrorCode::Overloaded, message, retry_ms: Some(jittered(200)), is_final: false }
 }
 
 /// Spread, so that those who were refused together do not come back together.
-fn jittered(ms: u64) -> u64 {
+pub(crate) fn jittered(ms: u64) -> u64 {
     ms / 2 + rand::random_range(0..=ms)
 }

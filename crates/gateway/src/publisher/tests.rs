@@ -1,11 +1,13 @@
 //! Lanes in front of masters that hang, that have other slots, and whose clocks differ: every sender is answered.
 
+use connection::Input;
 use protocol::{Encoding, ErrorCode, Tag};
 use routing::{Layout, Settings, SlotGroup};
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::asker::tests::fake::{Fake, Mode};
+use crate::mailbox::{MailboxReceiver, mailbox};
 use crate::metrics::Metrics;
 
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -38,8 +40,14 @@ impl Bed {
     }
 
     fn send(&self) -> oneshot::Receiver<Result<Placed, SendFault>> {
-        let to = Address::parse("user:b").unwrap();
-        let record = Text::from("user:b");
+        let (reply, answer) = oneshot::channel();
+        self.publisher.submit(self.outgoing("user:b", Reply::Api(reply)));
+        answer
+    }
+
+    fn outgoing(&self, to: &str, reply: Reply) -> Outgoing {
+        let record = Text::from(to);
+        let to = Address::parse(to).unwrap();
         let envelope = Envelope {
             to: record.clone(),
             from: "user:a".into(),
@@ -52,11 +60,8 @@ impl Bed {
         };
         let envelope = envelope.encode().into();
         let message = NewMessage { kind: Kind::Durable, tag: Tag(1), envelope, search_us: None };
-        let (reply, answer) = oneshot::channel();
         let (id, since) = (MessageId::parse("1").unwrap(), self.publisher.clock.now());
-        let reply = Reply::Api(reply);
-        self.publisher.submit(Outgoing { id, to, record, message, since, reply, replicated: false });
-        answer
+        Outgoing { id, to, record, message, since, reply, replicated: false }
     }
 }
 
@@ -108,4 +113,50 @@ async fn a_lane_goes_on_behind_a_failover_to_a_master_whose_clock_is_an_hour_beh
 async fn a_backplane_that_refuses_everything_is_complained_about_once_a_second() {
     let bed = Bed::new();
     assert_eq!((0..1_000).filter(|_| bed.publisher.may_say()).count(), 1);
+}
+
+/// What a connection is told next, if anything comes within a moment.
+async fn told(receiver: &mut MailboxReceiver) -> Option<Result<Placed, ErrorCode>> {
+    let next = std::future::poll_fn(|cx| receiver.poll(cx));
+    match tokio::time::timeout(TIMEOUT / 2, next).await.ok()? {
+        Input::Appended { result, .. } => Some(result.map_err(|fault| fault.code)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_echo_is_stored_in_both_inboxes_and_answered_once() {
+    let bed = Bed::new();
+    let (fake, _) = bed.begin(Mode::Answers, "a", 0);
+    let (sender, mut receiver) = mailbox();
+    let me = Address::parse("user:a").unwrap();
+    let (outgoing, own) = bed.outgoing("user:b", Reply::Connection(sender.clone())).echoed(&me, &sender);
+    let own = own.unwrap();
+    assert_eq!((own.record.as_str(), own.to.to_string()), ("user:a", "user:b".to_owned()));
+    assert_eq!(own.message, outgoing.message, "the same envelope");
+    bed.publisher.submit(own);
+    assert_eq!(told(&mut receiver).await, None, "only one inbox has it");
+    bed.publisher.submit(outgoing);
+    assert!(told(&mut receiver).await.is_some_and(|result| result.is_ok()));
+    assert_eq!(told(&mut receiver).await, None);
+    assert_eq!(*fake.asked.lock(), ["append 1", "append 1"]);
+    let (_, own) = bed.outgoing("user:a", Reply::Connection(sender.clone())).echoed(&me, &sender);
+    assert!(own.is_none(), "to oneself it goes once");
+}
+
+/// The lane of one of both is full, or its master away: it is not called `sent`.
+#[tokio::test]
+async fn an_echo_of_which_one_half_fails_has_failed() {
+    let bed = Bed::new();
+    let (_, commands) = bed.begin(Mode::Answers, "a", 0);
+    let (sender, mut receiver) = mailbox();
+    let me = Address::parse("user:a").unwrap();
+    let (outgoing, own) = bed.outgoing("user:b", Reply::Connection(sender.clone())).echoed(&me, &sender);
+    bed.publisher.submit(outgoing);
+    assert_eq!(told(&mut receiver).await, None);
+    bed.current.clear(&commands);
+    bed.begin(Mode::Moved, "b", 0);
+    bed.publisher.submit(own.unwrap());
+    tokio::time::sleep(TIMEOUT).await;
+    assert_eq!(told(&mut receiver).await, Some(Err(ErrorCode::UnknownOutcome)), "one inbox has it");
 }

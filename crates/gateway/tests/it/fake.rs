@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use connection::{Opening, SendFault};
+use connection::{Joined, Member, Opening, Person, SendFault};
+use delivery::PresenceOf;
 use futures_util::{SinkExt, StreamExt};
 use gateway::config::{Origins, Secret};
-use gateway::door::{BoxFuture, Door, OutgoingMessage, SendAnswer, Socket};
+use gateway::door::{BoxFuture, Door, MembersPage, OutgoingMessage, SendAnswer, Socket};
 use gateway::listener::{Http, HttpSettings, accept, bind};
 use gateway::metrics::Metrics;
 use parking_lot::Mutex;
-use protocol::{Address, ErrorCode, UnixMillis};
+use protocol::{Address, ErrorCode, GroupId, UnixMillis, UserId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -31,6 +32,21 @@ pub(crate) struct FakeNode {
     openings: mpsc::UnboundedSender<Opening>,
     /// In the order of their first polls.
     pub(crate) sent: Mutex<Vec<OutgoingMessage>>,
+    /// Calls about people, as text.
+    pub(crate) asked: Mutex<Vec<String>>,
+}
+
+impl FakeNode {
+    /// Notes a call about a group; `full` takes nobody, and `away` is with a master that cannot be asked.
+    fn about(&self, call: String, group: &GroupId) -> Result<(), SendFault> {
+        self.asked.lock().push(call);
+        let (code, retry_ms) = match group.as_str() {
+            "full" => (ErrorCode::Forbidden, None),
+            "away" => (ErrorCode::Unavailable, Some(800)),
+            _ => return Ok(()),
+        };
+        Err(SendFault { code, message: "as the test says".to_owned(), retry_ms, is_final: false })
+    }
 }
 
 impl Door for FakeNode {
@@ -77,6 +93,56 @@ impl Door for FakeNode {
             }
         })
     }
+
+    fn join(&self, group: GroupId, user: UserId) -> BoxFuture<'_, Result<Joined, SendFault>> {
+        let result = self.about(format!("join {group} {user}"), &group);
+        Box::pin(async move { result.map(|()| Joined { mseq: 17, members: 3 }) })
+    }
+
+    fn remove(&self, group: GroupId, user: UserId) -> BoxFuture<'_, Result<Option<u64>, SendFault>> {
+        let result = self.about(format!("remove {group} {user}"), &group);
+        Box::pin(async move { result.map(|()| (group.as_str() != "unknown").then_some(2)) })
+    }
+
+    /// Two parts: the first ends at `here`.
+    fn members(
+        &self,
+        group: GroupId,
+        after: Option<String>,
+        limit: u64,
+    ) -> BoxFuture<'_, Result<MembersPage, SendFault>> {
+        let result = self.about(format!("members {group} {after:?} {limit}"), &group);
+        let member = |user: &str, profile: Option<&str>| Member {
+            user: UserId::parse(user).unwrap(),
+            profile: profile.map(Into::into),
+        };
+        let page = match after {
+            None => MembersPage {
+                members: vec![member("alice", Some(r#"{"name":"Alice"}"#)), member("bob", None)],
+                total: 3,
+                next: Some("here".into()),
+            },
+            Some(_) => MembersPage { members: vec![member("carol", None)], total: 3, next: None },
+        };
+        Box::pin(async move { result.map(|()| page) })
+    }
+
+    /// Everybody but `nobody` has a phone.
+    fn presence(&self, users: Vec<UserId>) -> BoxFuture<'_, Result<Vec<Person>, SendFault>> {
+        self.asked.lock().push(format!("presence of {}", users.len()));
+        let person = |user: UserId| {
+            let is_known = user.as_str() != "nobody";
+            let presence = PresenceOf {
+                version: 5,
+                is_online: true,
+                at: UnixMillis(7),
+                devices: vec![("phone".into(), UnixMillis(6))],
+                profile: Some(r#"{"name":"A"}"#.into()),
+            };
+            Person { user, presence: if is_known { presence } else { PresenceOf::default() } }
+        };
+        Box::pin(async move { Ok(users.into_iter().map(person).collect()) })
+    }
 }
 
 /// Both listeners of a fake node.
@@ -111,6 +177,7 @@ impl Fixture {
             metrics: Metrics::new(),
             openings: sender,
             sent: Mutex::default(),
+            asked: Mutex::default(),
         });
         let stop = CancellationToken::new();
         let http = Arc::new(Http::new(Arc::clone(&node) as Arc<dyn Door>, settings, stop.clone()));

@@ -6,4 +6,5 @@ mod api;
 mod fake;
 mod http;
 mod logs;
+mod people;
 mod upgrade;

@@ -34,6 +34,9 @@ fn without_settings_a_node_runs_on_loopback_without_redis() {
     assert_eq!((config.drain_delay_ms, config.drain_ms), (5_000, 30_000));
     assert_eq!((&*config.log, config.log_format, config.scheduler), ("info", LogFormat::Text, Scheduler::Pinned));
     assert_eq!(config.origins, Origins::SameHost);
+    assert_eq!(config.presence_delay_ms, 5_000);
+    let Rights { send, join, look } = &config.rights;
+    assert_eq!([send, join, look].map(|right| rights::show(right)), ["user:*,own", "own", "own"]);
     assert_eq!(connection::Settings::default().max_bytes, config.max_bytes, "both documents say the same");
 }
 
@@ -70,6 +73,10 @@ fn good_values_pass() {
         ("scheduler", &["shared", "pinned"]),
         ("strict", &["true", "false"]),
         ("origins", &["https://a.example"]),
+        ("presence-delay", &["0", "1m", "250ms"]),
+        ("can-send", &["none", "own", "all", "user:*, group:team-*,own"]),
+        ("can-join", &["group:*"]),
+        ("can-look", &["user:bob,group:den"]),
     ] {
         for value in values {
             let checked = check(&[(key, value)]);
@@ -115,6 +122,10 @@ fn a_bad_value_is_told_by_key_with_what_was_expected_and_what_came() {
         ("origins", "*", "origins (--origins): expected origins with commas between"),
         ("log-format", "xml", "expected text or json"),
         ("scheduler", "x", "expected shared or pinned"),
+        ("presence-delay", "61s", "presence-delay (--presence-delay): expected 0ms to 1m; got \"61s\""),
+        ("can-send", "*", "can-send (--can-send): expected at most 256 addresses such as user:* or group:team-*"),
+        ("can-join", "", "can-join (--can-join): expected at most 256 addresses"),
+        ("can-look", "bob", "and `own`, with commas between; or `none`; got \"bob\""),
         ("strict", "1", "strict (--strict): expected true or false; got \"1\""),
         ("log", "", "expected a log filter"),
         ("jwt-issuer", "", "expected the `iss`"),
@@ -212,7 +223,7 @@ fn a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default
         assert_eq!(Config::check(&raw, &facts()).unwrap().strict, strict, "{line:?}");
     }
     assert!(command().try_get_matches_from(["serve", "--partition", "3"]).is_err(), "an unknown flag");
-    assert_eq!(SETTINGS.len(), 26, "a new setting comes with a row in these tests");
+    assert_eq!(SETTINGS.len(), 30, "a new setting comes with a row in these tests");
 }
 
 #[test]

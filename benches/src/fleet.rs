@@ -55,9 +55,20 @@ impl Fleet {
 
     /// Two nodes of the Node.js peer.
     pub(crate) fn peers() -> anyhow::Result<Self> {
-        let folder = Path::new("benches/peers/node");
+        Self::node_js("node", |name| vec!["--name".to_owned(), name.to_owned()])
+    }
+
+    /// Two processes of Socket.IO with its Redis adapter.
+    pub(crate) fn socket_io() -> anyhow::Result<Self> {
+        Self::node_js("socketio", |_| Vec::new())
+    }
+
+    /// Two processes of a peer below `benches/peers`.
+    fn node_js(peer: &str, arguments: impl Fn(&str) -> Vec<String>) -> anyhow::Result<Self> {
+        let folder = Path::new("benches/peers").join(peer);
         if !folder.join("node_modules").exists() {
-            let installed = Command::new("npm").args(["ci", "--silent"]).current_dir(folder).status().context("npm")?;
+            let installed =
+                Command::new("npm").args(["ci", "--silent"]).current_dir(&folder).status().context("npm")?;
             ensure!(installed.success(), "npm ci failed in {}", folder.display());
         }
         let redis = Redis::start()?;
@@ -65,14 +76,8 @@ impl Fleet {
         for name in ["a", "b"] {
             let port = testkit::free_port()?;
             let mut command = Command::new("node");
-            command.arg(folder.join("server.js")).args([
-                "--port",
-                &port.to_string(),
-                "--redis",
-                &redis.url(),
-                "--name",
-                name,
-            ]);
+            command.arg(folder.join("server.js")).args(["--port", &port.to_string(), "--redis", &redis.url()]);
+            command.args(arguments(name));
             let peer = Process::spawn(name, &mut command)?;
             let end = std::time::Duration::from_secs(10);
             let mut waited = Duration::ZERO;
@@ -86,5 +91,18 @@ impl Fleet {
         }
         let pids = peers.iter().map(Process::pid).collect();
         Ok(Self { redis, urls, pids, _nodes: Vec::new(), _peers: peers })
+    }
+
+    /// A number that this fleet's Redis says of itself: the value behind `name` in a section of INFO.
+    pub(crate) fn info(&self, section: &str, name: &str) -> f64 {
+        let info = self.redis.cli(&["INFO", section]);
+        info.lines().find_map(|l| l.strip_prefix(name)).and_then(|v| v.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    /// How often this fleet's Redis has run PUBLISH, also from scripts.
+    pub(crate) fn publishes(&self) -> f64 {
+        let info = self.redis.cli(&["INFO", "commandstats"]);
+        let line = info.lines().find_map(|l| l.strip_prefix("cmdstat_publish:calls="));
+        line.and_then(|l| l.split(',').next()).and_then(|calls| calls.parse().ok()).unwrap_or(0.0)
     }
 }

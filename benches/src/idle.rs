@@ -13,10 +13,7 @@ pub(crate) async fn run(cli: &Cli, connections: usize) -> anyhow::Result<String>
     let (mut bytes, mut cpu, mut rate, mut redis) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..cli.runs {
         let fleet = Fleet::product(&cli.binary, 1, &[]).await?;
-        let used = |fleet: &Fleet| -> f64 {
-            let info = fleet.redis.cli(&["INFO", "memory"]);
-            info.lines().find_map(|l| l.strip_prefix("used_memory:")).and_then(|v| v.trim().parse().ok()).unwrap_or(0.0)
-        };
+        let used = |fleet: &Fleet| fleet.info("memory", "used_memory:");
         let before = used(&fleet);
         let options = IdleOptions {
             urls: fleet.urls.clone(),

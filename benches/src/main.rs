@@ -4,8 +4,10 @@
 //! ratio is made of the medians of one run. Not a test: nothing here passes or fails.
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod fanout;
 mod fleet;
 mod idle;
+mod joins;
 mod meta;
 mod p2p;
 mod page;
@@ -42,6 +44,10 @@ enum What {
     Latency,
     /// The delay of `stored` while others ask for `replicated` and the replica stands still
     Replicated,
+    /// A group of 1,000 members on two nodes, against a room of Socket.IO with its Redis adapter
+    Fanout,
+    /// Joins and leaves a second, and what a member costs in memory
+    Joins,
     /// Memory of idle connections
     Idle {
         #[arg(long, default_value_t = 10_000)]
@@ -59,6 +65,8 @@ fn main() -> anyhow::Result<()> {
             What::P2p => ("p2p", p2p::against_node(&cli).await?),
             What::Latency => ("latency", p2p::latency(&cli).await?),
             What::Replicated => ("replicated", p2p::replicated(&cli).await?),
+            What::Fanout => ("fanout", fanout::run(&cli).await?),
+            What::Joins => ("joins", joins::run(&cli).await?),
             What::Idle { connections } => ("idle", idle::run(&cli, connections).await?),
         })
     })?;

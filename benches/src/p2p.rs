@@ -108,11 +108,7 @@ order |\n|---|---|---|---|---|---|---|\n";
 
 /// CPU that a Redis has used so far, in microseconds.
 pub(crate) fn redis_cpu_us(fleet: &Fleet) -> f64 {
-    let info = fleet.redis.cli(&["INFO", "cpu"]);
-    let get = |name: &str| -> f64 {
-        info.lines().find_map(|l| l.strip_prefix(name)).and_then(|v| v.trim().parse().ok()).unwrap_or(0.0)
-    };
-    (get("used_cpu_sys:") + get("used_cpu_user:")) * 1e6
+    (fleet.info("cpu", "used_cpu_sys:") + fleet.info("cpu", "used_cpu_user:")) * 1e6
 }
 
 async fn one_run(cli: &Cli, side: &mut Side, fleet: Fleet, load: Load) -> anyhow::Result<()> {

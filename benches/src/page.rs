@@ -14,10 +14,12 @@ one table, never two tables.
 ";
 
 /// The order of the sections, and their titles.
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 8] = [
     ("p2p", "Durable messages between two nodes, against a Node.js peer"),
     ("latency", "The delay of a durable message at a steady rate"),
     ("replicated", "`stored` beside `replicated`, with a replica that stands still"),
+    ("fanout", "A group of 1,000 members on two nodes, against Socket.IO"),
+    ("joins", "Joining and leaving groups, and the memory of a member"),
     ("idle", "Memory of an idle connection"),
     ("scheduler", "One work-stealing runtime, or one runtime a worker"),
     ("meta", "A record's meta: one packed string, or a hash"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
-use load::{Common, IdleOptions, P2pOptions, Traffic};
+use load::{Common, Dialect, FanoutOptions, IdleOptions, JoinsOptions, P2pOptions, Traffic};
 use serde_json::Value;
 
 /// Every sender of `--saturate` waits with so many messages without an answer.
@@ -18,7 +18,7 @@ pub(crate) struct BenchArgs {
 }
 
 /// Users are made up, so nobody signs tokens for them.
-const NEEDS: &str = "The nodes run with `--auth none`, and for `p2p` with `--rate-limit off`.";
+const NEEDS: &str = "The nodes run with `--auth none`, and for anything but `idle` with `--rate-limit off`.";
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
@@ -26,6 +26,10 @@ enum Scenario {
     Idle(IdleArgs),
     /// Pairs of a sender and a receiver: throughput or latency, and whether the promise was kept
     P2p(P2pArgs),
+    /// One group with many members: CPU a delivery, and whether everybody got everything
+    Fanout(FanoutArgs),
+    /// Join and leave groups without pause: changes a second
+    Joins(JoinsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +92,62 @@ struct P2pArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = NEEDS)]
+struct FanoutArgs {
+    /// Where members connect; with several, they go to them in turn, and each has a sender
+    #[arg(long, env = "SWITCHBOARD_URL", default_value = "ws://127.0.0.1:8080", value_delimiter = ',')]
+    url: Vec<String>,
+    /// Members of the group
+    #[arg(long, default_value_t = 1_000)]
+    members: usize,
+    /// Bytes of a body as JSON, quotes included
+    #[arg(long, default_value_t = 200, value_name = "BYTES")]
+    body: usize,
+    /// Messages a second, all senders together; shows latency, counted from when each was due
+    #[arg(long, default_value_t = 10.0, value_name = "PER_SECOND")]
+    rate: f64,
+    /// Instead of a rate: so many messages of all senders on their way to everybody; shows throughput
+    #[arg(long, conflicts_with = "rate", value_name = "MESSAGES")]
+    window: Option<usize>,
+    /// Before measuring
+    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
+    warmup: Duration,
+    /// Measured time
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    seconds: Duration,
+    /// How long to wait for what is still on its way at the end
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    drain: Duration,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = NEEDS)]
+struct JoinsArgs {
+    /// Where members connect
+    #[arg(long, env = "SWITCHBOARD_URL", default_value = "ws://127.0.0.1:8080")]
+    url: String,
+    /// Connections, each with a user of its own
+    #[arg(long, default_value_t = 100)]
+    connections: usize,
+    /// Different groups
+    #[arg(long, default_value_t = 1_000)]
+    groups: usize,
+    /// Requests without an answer, a connection, each about another group
+    #[arg(long, default_value_t = 8, value_name = "REQUESTS")]
+    window: usize,
+    /// Before measuring
+    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
+    warmup: Duration,
+    /// Measured time
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    seconds: Duration,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
 struct CommonArgs {
     /// Print only the line of JSON
     #[arg(long)]
@@ -125,6 +185,9 @@ impl CommonArgs {
     }
 }
 
+/// Why the command fails although it measured something.
+const NOT_CLEAN: &str = "the run was not clean: connections failed, or the promise was not kept; the report says which";
+
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.scenario {
         Scenario::Idle(args) => {
@@ -140,7 +203,23 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
             let report = on_threads(threads, load::p2p(args.into_options())).await?;
             print(&report, &serde_json::to_value(&report)?, json)?;
             if !report.is_ok() {
-                bail!("the run was not clean: connections failed, or the promise was not kept; the report says which");
+                bail!(NOT_CLEAN);
+            }
+        }
+        Scenario::Fanout(args) => {
+            let (json, threads) = (args.common.json, args.common.threads);
+            let report = on_threads(threads, load::fanout(args.into_options())).await?;
+            print(&report, &serde_json::to_value(&report)?, json)?;
+            if !report.is_ok() {
+                bail!(NOT_CLEAN);
+            }
+        }
+        Scenario::Joins(args) => {
+            let (json, threads) = (args.common.json, args.common.threads);
+            let report = on_threads(threads, load::joins(args.into_options())).await?;
+            print(&report, &serde_json::to_value(&report)?, json)?;
+            if !report.is_ok() {
+                bail!(NOT_CLEAN);
             }
         }
     }
@@ -187,6 +266,40 @@ impl P2pArgs {
             warmup: self.warmup,
             measure: self.seconds,
             drain: self.drain,
+        }
+    }
+}
+
+impl FanoutArgs {
+    fn into_options(self) -> FanoutOptions {
+        FanoutOptions {
+            common: self.common.options(),
+            urls: self.url,
+            dialect: Dialect::Switchboard,
+            members: self.members,
+            body_bytes: self.body,
+            traffic: match self.window {
+                Some(window) => Traffic::Saturate { window },
+                None => Traffic::Rate { per_second: self.rate },
+            },
+            joined: load::Hook::default(),
+            warmup: self.warmup,
+            measure: self.seconds,
+            drain: self.drain,
+        }
+    }
+}
+
+impl JoinsArgs {
+    fn into_options(self) -> JoinsOptions {
+        JoinsOptions {
+            common: self.common.options(),
+            url: self.url,
+            connections: self.connections,
+            groups: self.groups,
+            window: self.window,
+            warmup: self.warmup,
+            measure: self.seconds,
         }
     }
 }

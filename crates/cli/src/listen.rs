@@ -1,13 +1,13 @@
 //! `switchboard listen`: a client for the terminal. Prints what arrives, comes back, resumes.
 //!
-//! On stdout one line of JSON a frame: every `message` as it came, and `welcome`, `stream` and `reset`, which say where a
-//! stream stands. On stderr what is for people.
+//! On stdout one line of JSON a frame: every `message` as it came; `welcome`, `stream` and `reset`, which say where a stream
+//! stands; `member_change`, `presence_change` and `read_change`. On stderr what is for people.
 
 use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use switchboard_client::{Client, Config, Credentials, Event, Events, StartFrom, StopReason};
+use switchboard_client::{Client, Config, Credentials, Event, Events, JoinOptions, StartFrom, StopReason};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::send::Target;
@@ -20,6 +20,10 @@ pub(crate) struct ListenArgs {
     /// A name of this device: what was printed is acknowledged, and the next start goes on behind it
     #[arg(long)]
     device: Option<String>,
+    /// Follow this group too, as long as this command runs; may be given several times. Groups of which the user is a
+    /// member are followed anyway
+    #[arg(long = "group", value_name = "GROUP")]
+    groups: Vec<String>,
     /// Where to start without a cursor
     #[arg(long, value_enum)]
     from: Option<From>,
@@ -36,8 +40,9 @@ enum From {
 }
 
 pub(crate) async fn run(args: ListenArgs) -> anyhow::Result<()> {
-    let device = args.device.clone();
+    let (device, groups) = (args.device.clone(), args.groups.clone());
     let (client, events) = Client::connect(config(args)?)?;
+    groups.into_iter().for_each(|group| follow(&client, group));
     let mut terminate = signal(SignalKind::terminate())?;
     let result = tokio::select! {
         result = print_all(&client, events, device.is_some()) => result,
@@ -69,6 +74,18 @@ fn config(args: ListenArgs) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// Joins beside the printing: the answer comes behind what is printed first. The task ends with its answer, or with the
+/// client.
+fn follow(client: &Client, group: String) {
+    let client = client.clone();
+    tokio::spawn(async move {
+        let options = JoinOptions { until_disconnect: true, ..JoinOptions::default() };
+        if let Err(e) = client.join_with(&group, options).await {
+            eprintln!("group {group} is not followed: {e}");
+        }
+    });
+}
+
 async fn print_all(client: &Client, mut events: Events, acknowledges: bool) -> anyhow::Result<()> {
     while let Some(event) = events.next().await {
         let is_heard = match &event {
@@ -85,6 +102,9 @@ async fn print_all(client: &Client, mut events: Events, acknowledges: bool) -> a
             }
             Event::Stream(stream) => print(stream.to_json()).await?,
             Event::Reset(reset) => print(reset.to_json()).await?,
+            Event::MemberChange(change) => print(change.to_json()).await?,
+            Event::PresenceChange(change) => print(change.to_json()).await?,
+            Event::ReadChange(change) => print(change.to_json()).await?,
             Event::Error(error) => {
                 eprintln!("the server answered {}: {}", error.code, error.message);
                 true
@@ -140,7 +160,7 @@ mod tests {
 
     fn args(user: Option<&str>, token: Option<&str>, url: &str) -> ListenArgs {
         let target = Target { url: url.into(), api: String::new(), token: token.and_then(Secret::new), api_key: None };
-        ListenArgs { user: user.map(str::to_owned), device: None, from: Some(From::Now), target }
+        ListenArgs { user: user.map(str::to_owned), device: None, groups: Vec::new(), from: Some(From::Now), target }
     }
 
     #[test]

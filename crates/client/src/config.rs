@@ -63,6 +63,8 @@ pub struct Config {
     /// Where streams go on: what a [`crate::CursorTrail`] gave when the last process ended.
     pub cursors: Vec<(String, Vec<String>)>,
     pub encoding: Encoding,
+    /// Be the only connection of this device: the others are closed with 4004, and so is this one by the next.
+    pub exclusive: bool,
     /// Take arrays of frames: fewer, larger WebSocket messages.
     pub batch: bool,
     /// Read buffer of the socket, in bytes.
@@ -103,6 +105,7 @@ impl Config {
             device: None,
             from: None,
             cursors: Vec::new(),
+            exclusive: false,
             encoding: Encoding::Json,
             batch: true,
             read_buffer_bytes: 4 * 1024,
@@ -121,6 +124,7 @@ impl Config {
             device: self.device.clone(),
             renews_token: matches!(self.credentials, Credentials::Source(_)),
             from: self.from,
+            exclusive: self.exclusive,
             batch: self.batch,
             cursors: self.cursors.clone(),
             open_timeout_ms: self.open_timeout_ms,

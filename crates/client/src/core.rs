@@ -16,15 +16,19 @@ use crate::error::{RequestError, StopReason};
 use crate::event::Event;
 use crate::leaving::{Verdict, blames_frame, judge};
 use crate::requests::{Now, Number, Requests};
+use crate::wire::people::{Counts, Done, Members, Presence, Receipts};
 use crate::wire::write::{ClientFrame, Hello, StartFrom};
-use crate::wire::{self, Bye, History, Message, Reset, Sent, ServerEvent, Status, StreamStart, Welcome};
+use crate::wire::{self, Bye, History, Message, Sent, ServerEvent, Welcome};
 
 mod asking;
+mod following;
 mod session;
 mod streams;
+mod watches;
 
 use session::{Session, Silence};
 use streams::Streams;
+use watches::Watches;
 
 /// A connection that lasted so long has proven itself: the next pause is a short one again. Below that, a server that
 /// welcomes and closes at once would be asked without pause.
@@ -38,6 +42,8 @@ pub struct Settings {
     /// There is a source of new tokens; without one an expired token ends the session.
     pub renews_token: bool,
     pub from: Option<StartFrom>,
+    /// Close other connections of the same device.
+    pub exclusive: bool,
     /// Take arrays of frames.
     pub batch: bool,
     /// Where each stream goes on, newest first.
@@ -70,6 +76,11 @@ pub enum Output<T> {
 pub enum Answer {
     Sent(Sent),
     History(History),
+    Done(Done),
+    Counts(Counts),
+    Receipts(Receipts),
+    Presence(Presence),
+    Members(Members),
 }
 
 /// How a connection, or the attempt at one, ended as far as the socket tells.
@@ -98,6 +109,8 @@ pub struct Core<T> {
     /// The own user's ID, known since the first welcome.
     user: String,
     streams: Streams,
+    /// Who is watched; a new connection knows nothing of it.
+    watches: Watches,
     acks: Acks,
     requests: Requests<T>,
     /// The server asked for a pause: no request goes out before.
@@ -137,6 +150,7 @@ impl<T> Core<T> {
             settings,
             phase: Phase::Away,
             user: String::new(),
+            watches: Watches::default(),
             acks: Acks::default(),
             requests: Requests::new(),
             hold_until: None,
@@ -164,6 +178,7 @@ impl<T> Core<T> {
             cursors: self.streams.cursors(),
             from: self.settings.from,
             takes_over: self.takes_over.as_deref(),
+            exclusive: self.settings.exclusive,
             batch: self.settings.batch,
         };
         let frame = encode(self.settings.encoding, &ClientFrame::Hello(hello));
@@ -206,8 +221,16 @@ impl<T> Core<T> {
             }
             ServerEvent::Message(message) => self.on_message(message),
             ServerEvent::Reset(reset) => self.on_reset(reset),
-            ServerEvent::Sent(sent) => self.on_sent(sent),
-            ServerEvent::History(history) => self.on_history(history),
+            ServerEvent::Sent(sent) => self.on_answer(&sent.id.clone(), Answer::Sent(sent)),
+            ServerEvent::History(history) => self.on_answer(&history.id.clone(), Answer::History(history)),
+            ServerEvent::Done(done) => self.on_done(done),
+            ServerEvent::Counts(counts) => self.on_answer(&counts.id.clone(), Answer::Counts(counts)),
+            ServerEvent::Receipts(receipts) => self.on_answer(&receipts.id.clone(), Answer::Receipts(receipts)),
+            ServerEvent::Presence(presence) => self.on_answer(&presence.id.clone(), Answer::Presence(presence)),
+            ServerEvent::Members(members) => self.on_answer(&members.id.clone(), Answer::Members(members)),
+            ServerEvent::PresenceChange(change) => self.deliver(Event::PresenceChange(change)),
+            ServerEvent::MemberChange(change) => self.on_member_change(change),
+            ServerEvent::ReadChange(change) => self.deliver(Event::ReadChange(change)),
             ServerEvent::Error(error) => self.on_error(error, now),
             ServerEvent::Bye(bye) => self.bye = Some(bye),
             // A pong has done its work by coming; what is unknown is for a newer client.
@@ -221,27 +244,9 @@ impl<T> Core<T> {
         self.phase = Phase::Open(Session::new(&welcome, now.monotonic));
         welcome.streams.iter().for_each(|stream| self.start_stream(stream));
         self.deliver(Event::Welcome(welcome));
+        self.watch_again();
         self.acks.say_again();
         self.flush_acks(now);
-    }
-
-    fn start_stream(&mut self, start: &StreamStart) {
-        self.streams.start(start);
-        if start.status == Status::Reset {
-            self.acks.forget(&start.of);
-        }
-    }
-
-    fn on_message(&mut self, message: Message) {
-        if self.streams.take(&message, &self.user) {
-            self.deliver(Event::Message(message));
-        }
-    }
-
-    fn on_reset(&mut self, reset: Reset) {
-        self.streams.place(&reset.of, &reset.cursor);
-        self.acks.forget(&reset.of);
-        self.deliver(Event::Reset(reset));
     }
 
     /// The connection has ended, or could not be made. `chance` is drawn evenly from 0 to 1.

@@ -10,11 +10,14 @@ use crate::core::Answer;
 use crate::endpoint::Endpoint;
 use crate::error::{RequestError, SendError, UrlError};
 use crate::event::Event;
-use crate::requests::{HistoryRequest, SendRequest};
+use crate::requests::{AskRequest, HistoryRequest, SendRequest};
 use crate::wire::{History, Message, Sent};
 
 mod clock;
+mod people;
 mod run;
+
+pub use people::JoinOptions;
 
 /// How long a request waits for its answer where the caller does not say, over all reconnects.
 const DEADLINE_DEFAULT_MS: u64 = 30_000;
@@ -44,7 +47,8 @@ pub struct Events {
 pub struct SendOptions {
     /// At most once, to those who are connected now; nothing is kept.
     pub ephemeral: bool,
-    /// A copy goes into the own inbox, for the user's other devices.
+    /// A copy goes into the own inbox, for the user's other devices and for the history of the conversation. Only for
+    /// `user:` addresses. Off unless it is asked for.
     pub echo: bool,
     /// What this message is called; random by default. An id is used for one message only.
     pub id: Option<String>,
@@ -72,9 +76,17 @@ pub struct HistoryOptions {
 }
 
 #[derive(Debug)]
-enum Request {
-    Send { request: SendRequest, deadline_ms: u64, reply: oneshot::Sender<Result<Sent, RequestError>> },
-    History { request: HistoryRequest, deadline_ms: u64, reply: oneshot::Sender<Result<History, RequestError>> },
+struct Request {
+    what: What,
+    deadline_ms: u64,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum What {
+    Send(SendRequest),
+    History(HistoryRequest),
+    Ask(AskRequest),
 }
 
 #[derive(Debug)]
@@ -85,11 +97,7 @@ enum Control {
 }
 
 /// Whom an answer is for.
-#[derive(Debug)]
-enum Reply {
-    Send(oneshot::Sender<Result<Sent, RequestError>>),
-    History(oneshot::Sender<Result<History, RequestError>>),
-}
+type Reply = oneshot::Sender<Result<Answer, RequestError>>;
 
 impl Client {
     /// Starts a client: a task on the present tokio runtime that connects, comes back, and resumes until it is told to
@@ -141,9 +149,10 @@ impl Client {
             retry_age_ms: options.retry_age_ms,
             replicated: options.replicated,
         };
-        let (reply, answer) = oneshot::channel();
-        let deadline_ms = options.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS);
-        self.ask(Request::Send { request, deadline_ms, reply }, answer).await
+        match self.ask(What::Send(request), options.deadline_ms).await? {
+            Answer::Sent(sent) => Ok(sent),
+            _ => Err(mixed()),
+        }
     }
 
     /// Asks for the past of a stream, newest first.
@@ -161,16 +170,15 @@ impl Client {
             before: options.before,
             limit: options.limit,
         };
-        let (reply, answer) = oneshot::channel();
-        let deadline_ms = options.deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS);
-        self.ask(Request::History { request, deadline_ms, reply }, answer).await
+        match self.ask(What::History(request), options.deadline_ms).await? {
+            Answer::History(history) => Ok(history),
+            _ => Err(mixed()),
+        }
     }
 
-    async fn ask<A>(
-        &self,
-        request: Request,
-        answer: oneshot::Receiver<Result<A, RequestError>>,
-    ) -> Result<A, RequestError> {
+    async fn ask(&self, what: What, deadline_ms: Option<u64>) -> Result<Answer, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { what, deadline_ms: deadline_ms.unwrap_or(DEADLINE_DEFAULT_MS), reply };
         self.requests.send(request).await.map_err(|_| RequestError::Stopped)?;
         answer.await.unwrap_or(Err(RequestError::Stopped))
     }
@@ -212,21 +220,7 @@ impl Events {
     }
 }
 
-impl Reply {
-    fn give(self, result: Result<Answer, RequestError>) {
-        // Nobody waits any more: the caller dropped the future, and was told what that means.
-        match (self, result) {
-            (Self::Send(reply), Ok(Answer::Sent(sent))) => drop(reply.send(Ok(sent))),
-            (Self::History(reply), Ok(Answer::History(history))) => drop(reply.send(Ok(history))),
-            (Self::Send(reply), Err(error)) => drop(reply.send(Err(error))),
-            (Self::History(reply), Err(error)) => drop(reply.send(Err(error))),
-            (Self::Send(reply), Ok(_)) => drop(reply.send(Err(mixed()))),
-            (Self::History(reply), Ok(_)) => drop(reply.send(Err(mixed()))),
-        }
-    }
-}
-
-/// A server that answers a `send` with a `history`, or the other way round.
+/// A server that answers a `send` with a `history`, or the like.
 fn mixed() -> RequestError {
     RequestError::Rejected { code: "mixed".to_owned(), message: "the answer is of another type".to_owned() }
 }

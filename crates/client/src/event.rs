@@ -1,6 +1,7 @@
 //! What an application hears from its client.
 
 use crate::error::StopReason;
+use crate::wire::people::{MemberChange, Online, PresenceChange, ReadChange};
 use crate::wire::{ErrorAnswer, Message, Reset, StreamStart, Welcome};
 
 /// What happened, in the order of the wire. Nothing is left out, and nothing comes twice within the newest 1,024
@@ -17,6 +18,14 @@ pub enum Event {
     /// The continuity of a running stream cannot be proven: messages may be missing. Those that the client has had and
     /// that come again are left out.
     Reset(Reset),
+    /// Somebody who is watched came or went.
+    PresenceChange(PresenceChange),
+    /// How those are who are watched: after every reconnect, because changes meanwhile are told to nobody.
+    Presence(Online),
+    /// A group has other members. The own removal ends the group's stream.
+    MemberChange(MemberChange),
+    /// Somebody has read up to a place.
+    ReadChange(ReadChange),
     /// The server did not like a frame that has no id.
     Error(ErrorAnswer),
     /// The connection is gone, or could not be made. The client comes back by itself.
@@ -39,7 +48,8 @@ impl Event {
         FRAME
             + match self {
                 Self::Message(message) => message.body.raw().len(),
-                Self::Welcome(welcome) => welcome.streams.len() * FRAME,
+                Self::Welcome(welcome) => (welcome.streams.len() + welcome.groups.len()) * FRAME,
+                Self::Presence(Online::Each(users)) => users.len() * FRAME,
                 _ => 0,
             }
     }

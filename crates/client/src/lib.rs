@@ -44,11 +44,15 @@ pub mod wire;
 
 pub use body::Body;
 pub use config::{Config, Credentials, TokenSource, Url};
-pub use driver::{Client, Events, HistoryOptions, SendOptions};
+pub use driver::{Client, Events, HistoryOptions, JoinOptions, SendOptions};
 pub use error::{OpenError, RequestError, SendError, StopReason, UrlError};
 pub use event::Event;
 pub use protocol::{Encoding, Millis, UnixMillis};
-pub use requests::{HistoryRequest, Now, SendRequest};
+pub use requests::{Ask, AskRequest, HistoryRequest, Now, SendRequest, Whom};
 pub use trail::CursorTrail;
+pub use wire::people::{
+    Counts, Delivered, Device, Member, MemberChange, Members, Online, PresenceChange, ReadChange, Readers, Receipts,
+    UserPresence,
+};
 pub use wire::write::StartFrom;
 pub use wire::{ErrorAnswer, History, Message, Reset, Sent, Status, StreamStart, Welcome};

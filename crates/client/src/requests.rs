@@ -8,6 +8,10 @@ use protocol::{Millis, UnixMillis};
 
 use crate::body::Body;
 
+mod ask;
+
+pub use ask::{Ask, AskRequest, Whom};
+
 /// Both clocks at one moment. Ages are the larger of the two, because a monotonic clock stands still while a machine
 /// sleeps, and a wall clock is set back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +59,7 @@ pub struct HistoryRequest {
 pub(crate) enum Kind {
     Send(SendRequest),
     History(HistoryRequest),
+    Ask(AskRequest),
 }
 
 impl Kind {
@@ -62,6 +67,7 @@ impl Kind {
         match self {
             Self::Send(send) => &send.id,
             Self::History(history) => &history.id,
+            Self::Ask(ask) => &ask.id,
         }
     }
 
@@ -76,8 +82,8 @@ pub(crate) type Number = u64;
 
 #[derive(Debug)]
 pub(crate) struct Request<T> {
-    /// Whom the answer is for.
-    pub(crate) handle: T,
+    /// Whom the answer is for; `None`: the session itself.
+    pub(crate) handle: Option<T>,
     pub(crate) kind: Kind,
     /// When it was written first; its age counts from here.
     pub(crate) first_write: Option<Now>,
@@ -137,7 +143,7 @@ impl<T> Requests<T> {
     }
 
     /// Takes a request; gives it back if one with the same id waits already.
-    pub(crate) fn push(&mut self, handle: T, kind: Kind, expires: Millis) -> Result<Number, T> {
+    pub(crate) fn push(&mut self, handle: Option<T>, kind: Kind, expires: Millis) -> Result<Number, Option<T>> {
         if self.by_id.contains_key(kind.id()) {
             return Err(handle);
         }
@@ -279,7 +285,7 @@ mod tests {
     #[test]
     fn a_delayed_request_comes_back_to_its_old_place() {
         let mut requests = Requests::new();
-        let [a, b] = ["a", "b"].map(|id| requests.push((), send(id), Millis(100)).unwrap());
+        let [a, b] = ["a", "b"].map(|id| requests.push(Some(()), send(id), Millis(100)).unwrap());
         requests.mark_written(a, at(0));
         requests.delay(a, Millis(5));
         assert_eq!(requests.first_ready(), Some(b));
@@ -295,15 +301,15 @@ mod tests {
     #[test]
     fn one_id_waits_once() {
         let mut requests = Requests::new();
-        requests.push(1, send("a"), Millis(1)).unwrap();
-        assert_eq!(requests.push(2, send("a"), Millis(1)), Err(2));
+        requests.push(Some(1), send("a"), Millis(1)).unwrap();
+        assert_eq!(requests.push(Some(2), send("a"), Millis(1)), Err(Some(2)));
     }
 
     /// A laptop that slept for an hour: the monotonic clock saw two seconds, the wall clock all of it.
     #[test]
     fn the_age_is_that_of_the_clock_that_says_more() {
         let mut requests = Requests::new();
-        let number = requests.push((), send("a"), Millis(u64::MAX)).unwrap();
+        let number = requests.push(Some(()), send("a"), Millis(u64::MAX)).unwrap();
         requests.mark_written(number, at(0));
         let later = Now { monotonic: Millis(2_000), wall: UnixMillis(1_000_000 + 3_600_000) };
         assert_eq!(requests.get(number).unwrap().retry_age_ms(later), None, "the first try is no retry");

@@ -8,8 +8,11 @@ use protocol::{Encoding, UnixMillis};
 
 use crate::body::Body;
 
+pub mod people;
 pub mod print;
 pub mod write;
+
+use people::{Counts, Done, MemberChange, Members, Presence, PresenceChange, ReadChange, Receipts};
 
 /// One frame of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,14 @@ pub enum ServerEvent {
     Sent(Sent),
     Message(Message),
     History(History),
+    Done(Done),
+    Counts(Counts),
+    Receipts(Receipts),
+    Presence(Presence),
+    Members(Members),
+    PresenceChange(PresenceChange),
+    MemberChange(MemberChange),
+    ReadChange(ReadChange),
     Reset(Reset),
     Error(ErrorAnswer),
     Bye(Bye),
@@ -43,6 +54,8 @@ pub struct Welcome {
     /// Bytes that one frame to the server may have.
     pub bytes_max: u64,
     pub streams: Vec<StreamStart>,
+    /// The groups that the user is a member of; their streams follow as [`StreamStart`].
+    pub groups: Vec<String>,
 }
 
 /// Where a stream stands when it starts.
@@ -111,6 +124,9 @@ pub struct History {
     pub messages: Vec<Message>,
     /// There are older ones.
     pub more: bool,
+    /// Where the next page begins, if there are older ones: also where this page is empty, because nothing of the
+    /// conversation was found in the part that was looked at.
+    pub before: Option<String>,
 }
 
 /// The continuity of a running stream cannot be proven any more.
@@ -181,7 +197,16 @@ impl<'a> Reader<'_, 'a> {
                 id: self.text("id")?,
                 messages: self.maps("messages", |message| message.message())?,
                 more: self.bool("more").unwrap_or_default(),
+                before: self.text("before"),
             }),
+            "ok" => ServerEvent::Done(self.done()?),
+            "counts" => ServerEvent::Counts(self.counts()?),
+            "receipts" => ServerEvent::Receipts(self.receipts()?),
+            "presence" => ServerEvent::Presence(Presence { id: self.text("id")?, online: self.online()? }),
+            "members" => ServerEvent::Members(self.members()?),
+            "presence_change" => ServerEvent::PresenceChange(self.presence_change()?),
+            "member_change" => ServerEvent::MemberChange(self.member_change()?),
+            "read_change" => ServerEvent::ReadChange(self.read_change()?),
             "reset" => ServerEvent::Reset(Reset {
                 of: self.text("of")?,
                 reason: self.text("reason").unwrap_or_default(),
@@ -214,6 +239,7 @@ impl<'a> Reader<'_, 'a> {
             heartbeat_ms: self.number("heartbeat_ms").filter(|ms| *ms > 0).unwrap_or(HEARTBEAT_DEFAULT_MS),
             bytes_max: self.number("max_bytes").unwrap_or(u64::MAX),
             streams: self.maps("streams", |stream| stream.stream()).unwrap_or_default(),
+            groups: self.texts("groups"),
         })
     }
 
@@ -264,6 +290,12 @@ impl<'a> Reader<'_, 'a> {
 
     fn bool(&self, name: &str) -> Option<bool> {
         self.present(name)?.bool()
+    }
+
+    /// The texts of an array; empty where there is none.
+    fn texts(&self, name: &str) -> Vec<String> {
+        let list = self.present(name).and_then(|raw| raw.array()).unwrap_or_default();
+        list.iter().filter_map(|raw| raw.text()).map(|text| text.into_owned()).collect()
     }
 
     /// The maps of an array; one that lacks what it needs is left out.

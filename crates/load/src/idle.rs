@@ -120,6 +120,17 @@ impl Opening {
     }
 }
 
+impl Opening {
+    /// As [`Opening::open`], of a Socket.IO server.
+    pub(crate) async fn open_socket_io(&self, target: &Target, index: usize) -> Result<Socket, String> {
+        let _turn = self.permits.acquire().await.map_err(|e| e.to_string())?;
+        let from_ns = self.clock.now_ns();
+        let socket = target.open_socket_io(index).await?;
+        self.welcome.record(index, self.clock.now_ns() - from_ns);
+        Ok(socket)
+    }
+}
+
 /// Reads, which answers pings, until the connection ends.
 async fn hold(mut socket: Socket) {
     while !matches!(socket.drive(true).await, Incoming::Closed { .. }) {}

@@ -9,7 +9,10 @@
 //! one user who comes back, not for ten thousand who are counted.
 
 mod clock;
+mod crowd;
+mod fanout;
 mod idle;
+mod joins;
 mod latency;
 mod link;
 mod machine;
@@ -17,8 +20,12 @@ mod options;
 mod p2p;
 mod pacer;
 mod report;
+mod socket_io;
 
+pub use crowd::{Crowd, CrowdOptions};
+pub use fanout::{Dialect, FanoutOptions, FanoutReport, Hook, fanout};
 pub use idle::idle;
+pub use joins::{JoinsOptions, JoinsReport, joins};
 pub use latency::LatencyReport;
 pub use machine::ProcessReport;
 pub use options::{Common, IdleOptions, P2pOptions, Traffic};

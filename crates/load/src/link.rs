@@ -10,6 +10,7 @@ use switchboard_client::wire::write::{ClientFrame, Hello};
 use switchboard_client::wire::{self, ServerEvent};
 
 use crate::options::Common;
+use crate::socket_io;
 
 /// Connections from one local address to one port. An address has about 28,000 free ports; some may be in use.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
@@ -43,6 +44,25 @@ impl Target {
     /// # Errors
     /// A text for people: what went wrong.
     pub(crate) async fn open(&self, user: &str, index: usize) -> Result<Socket, String> {
+        let url = self.endpoint.url(&[("user", user)]);
+        let mut socket = self.socket(&url, index).await?;
+        let mut hello = Vec::with_capacity(64);
+        ClientFrame::Hello(Hello { batch: self.batch, ..Hello::default() }).encode(Encoding::Json, &mut hello);
+        socket.queue(hello)?;
+        self.within(welcomed(&mut socket)).await.map(|()| socket)
+    }
+
+    /// Opens a Socket.IO connection over its WebSocket transport, up to the answer of the server's namespace `/`.
+    ///
+    /// # Errors
+    /// A text for people: what went wrong.
+    pub(crate) async fn open_socket_io(&self, index: usize) -> Result<Socket, String> {
+        let url = format!("ws://{}/socket.io/?EIO=4&transport=websocket", self.endpoint.authority());
+        let mut socket = self.socket(&url, index).await?;
+        self.within(socket_io::connected(&mut socket)).await.map(|()| socket)
+    }
+
+    async fn socket(&self, url: &str, index: usize) -> Result<Socket, String> {
         let options = SocketOptions {
             encoding: Encoding::Json,
             read_buffer_bytes: self.read_buffer_bytes,
@@ -50,16 +70,13 @@ impl Target {
             open_timeout_ms: self.open_timeout_ms,
             source: source(self.address, index),
         };
-        let url = self.endpoint.url(&[("user", user)]);
-        let mut socket = Socket::open(self.address, &url, options).await.map_err(|e| e.to_string())?;
-        let mut hello = Vec::with_capacity(64);
-        ClientFrame::Hello(Hello { batch: self.batch, ..Hello::default() }).encode(Encoding::Json, &mut hello);
-        socket.queue(hello)?;
+        Socket::open(self.address, url, options).await.map_err(|e| e.to_string())
+    }
+
+    async fn within(&self, opening: impl Future<Output = Result<(), String>>) -> Result<(), String> {
         let limit = std::time::Duration::from_millis(self.open_timeout_ms);
-        match tokio::time::timeout(limit, welcomed(&mut socket)).await {
-            Ok(result) => result.map(|()| socket),
-            Err(_) => Err(format!("no welcome within {} ms", self.open_timeout_ms)),
-        }
+        let late = |_| Err(format!("no welcome within {} ms", self.open_timeout_ms));
+        tokio::time::timeout(limit, opening).await.unwrap_or_else(late)
     }
 }
 

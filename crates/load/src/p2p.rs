@@ -24,9 +24,9 @@ use crate::pacer::{self, Schedule};
 use crate::report::{P2pReport, Verified, per, resident_per};
 
 mod bits;
-mod receiver;
+pub(crate) mod receiver;
 mod sender;
-mod stamp;
+pub(crate) mod stamp;
 
 use receiver::{Received, Receiver};
 use sender::{Sender, Written};

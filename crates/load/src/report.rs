@@ -197,11 +197,11 @@ impl fmt::Display for P2pReport {
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, value: fmt::Arguments<'_>) -> fmt::Result {
+pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: fmt::Arguments<'_>) -> fmt::Result {
     writeln!(f, "{name:<13} {value}")
 }
 
-fn counts(f: &mut fmt::Formatter<'_>, name: &str, counts: &BTreeMap<String, u64>) -> fmt::Result {
+pub(crate) fn counts(f: &mut fmt::Formatter<'_>, name: &str, counts: &BTreeMap<String, u64>) -> fmt::Result {
     counts.iter().try_for_each(|(what, count)| row(f, name, format_args!("{count} x {what}")))
 }
 

@@ -38,6 +38,8 @@ pub struct Client {
     subprotocol: Option<String>,
     /// Came before something that was waited for.
     unread: VecDeque<Value>,
+    /// How the streams besides the own inbox began: beside everything else, when each is ready.
+    streams: Vec<Value>,
 }
 
 impl Client {
@@ -70,7 +72,7 @@ impl Client {
             None => url.split(['?', '&']).any(|part| part == "format=msgpack"),
         };
         let encoding = if packs { Encoding::MessagePack } else { Encoding::Json };
-        Ok(Self { socket, encoding, subprotocol, unread: VecDeque::new() })
+        Ok(Self { socket, encoding, subprotocol, unread: VecDeque::new(), streams: Vec::new() })
     }
 
     pub fn encoding(&self) -> Encoding {
@@ -169,6 +171,11 @@ impl Client {
         self.unread.iter()
     }
 
+    /// The `stream` frames that have come so far.
+    pub fn streams(&self) -> &[Value] {
+        &self.streams
+    }
+
     /// Closes with 1000 and waits for the server's close.
     ///
     /// # Errors
@@ -227,10 +234,13 @@ impl Client {
                 (Message::Ping(_) | Message::Pong(_), _) => continue,
                 (other, encoding) => bail!("on a connection that speaks {encoding:?} came {other:?}"),
             };
-            return Ok(Event::Frames(match frame {
+            let frames = match frame {
                 Value::Array(batch) => batch,
                 one => vec![one],
-            }));
+            };
+            let (streams, frames): (Vec<_>, Vec<_>) = frames.into_iter().partition(|frame| frame["type"] == "stream");
+            self.streams.extend(streams);
+            return Ok(Event::Frames(frames));
         }
     }
 }
@@ -309,6 +319,15 @@ mod tests {
         }
         let silence = client.next_json(Duration::from_millis(20)).await;
         assert!(format!("{:#}", silence.unwrap_err()).contains("nothing came"));
+    }
+
+    #[tokio::test]
+    async fn how_streams_begin_is_set_aside() {
+        let mut client = Client::connect(&parrot().await, None).await.unwrap();
+        let stream = json!({"type": "stream", "of": "all"});
+        client.send(&json!([stream, {"type": "a"}])).await.unwrap();
+        client.expect_type("a").await.unwrap();
+        assert_eq!(client.streams(), [stream]);
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use protocol::limits::{BATCH_FRAMES_MAX, CURSORS_MAX, DEPTH_MAX, DEVICES_MAX, HISTORY_LIMIT_MAX, ID_BYTES_MAX};
+use protocol::limits::{
+    BATCH_FRAMES_MAX, CURSORS_MAX, DEPTH_MAX, FIELDS_MAX, GROUPS_MAX, HISTORY_LIMIT_MAX, ID_BYTES_MAX, WATCHED_MAX,
+};
 use protocol::{CloseCode, ErrorCode};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchboard");
@@ -131,7 +133,9 @@ fn the_limits_of_the_wire_are_those_that_the_protocol_tells() {
         format!("| frames of one batch of a client | {} |", thousands(BATCH_FRAMES_MAX)),
         format!("an array of at most {CURSORS_MAX}, newest first"),
         format!("`limit`? (1 to {HISTORY_LIMIT_MAX}, default {})", HISTORY_LIMIT_MAX / 4),
-        format!("for at most {DEVICES_MAX} devices"),
+        format!("keeps at most {} places", thousands(FIELDS_MAX as usize)),
+        format!("at most {GROUPS_MAX} groups"),
+        format!("| users whom a connection watches | {} |", thousands(WATCHED_MAX)),
     ] {
         assert!(protocol.contains(&told), "docs/protocol.md does not say {told:?}");
     }

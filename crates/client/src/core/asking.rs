@@ -1,13 +1,14 @@
 //! Requests: when they go out, what their answers mean, when they are tried again.
 
-use protocol::{Address, ErrorCode, MessageId};
+use protocol::{Address, ErrorCode, GroupId, MessageId, Millis, UserId};
 
 use super::{Answer, Core, Output, Phase, encode};
 use crate::error::RequestError;
 use crate::event::Event;
-use crate::requests::{HistoryRequest, Kind, Now, Number, SendRequest};
+use crate::requests::{Ask, AskRequest, HistoryRequest, Kind, Now, Number, SendRequest, Whom};
+use crate::wire::ErrorAnswer;
+use crate::wire::people::Done;
 use crate::wire::write::{ClientFrame, Send};
-use crate::wire::{ErrorAnswer, History, Sent};
 
 /// The pause before the next try where the server names none.
 const RETRY_DEFAULT_MS: u64 = 500;
@@ -18,7 +19,7 @@ impl<T> Core<T> {
     pub fn send(&mut self, handle: T, request: SendRequest, deadline_ms: u64, now: Now) {
         match self.check_send(&request) {
             Err(error) => self.outputs.push_back(Output::Answer(handle, Err(error))),
-            Ok(()) => self.ask(handle, Kind::Send(request), deadline_ms, now),
+            Ok(()) => self.take(handle, Kind::Send(request), deadline_ms, now),
         }
     }
 
@@ -26,7 +27,15 @@ impl<T> Core<T> {
     pub fn history(&mut self, handle: T, request: HistoryRequest, deadline_ms: u64, now: Now) {
         match check_history(&request) {
             Err(error) => self.outputs.push_back(Output::Answer(handle, Err(error))),
-            Ok(()) => self.ask(handle, Kind::History(request), deadline_ms, now),
+            Ok(()) => self.take(handle, Kind::History(request), deadline_ms, now),
+        }
+    }
+
+    /// Asks for anything else. After a reconnect it is asked again: a second time changes nothing.
+    pub fn ask(&mut self, handle: T, request: AskRequest, deadline_ms: u64, now: Now) {
+        match check_ask(&request) {
+            Err(error) => self.outputs.push_back(Output::Answer(handle, Err(error))),
+            Ok(()) => self.take(handle, Kind::Ask(request), deadline_ms, now),
         }
     }
 
@@ -60,18 +69,28 @@ impl<T> Core<T> {
         }
     }
 
-    fn ask(&mut self, handle: T, kind: Kind, deadline_ms: u64, now: Now) {
+    fn take(&mut self, handle: T, kind: Kind, deadline_ms: u64, now: Now) {
         if self.leaving || self.phase == Phase::Stopped {
             self.outputs.push_back(Output::Answer(handle, Err(RequestError::Stopped)));
             return;
         }
         let id = kind.id().to_owned();
-        match self.requests.push(handle, kind, now.monotonic.plus(deadline_ms)) {
+        match self.requests.push(Some(handle), kind, now.monotonic.plus(deadline_ms)) {
             Ok(_) => self.pump(now),
             Err(handle) => {
                 let error = RequestError::Invalid(format!("a request with the id {id:?} has no answer yet"));
-                self.outputs.push_back(Output::Answer(handle, Err(error)));
+                self.outputs.extend(handle.map(|handle| Output::Answer(handle, Err(error))));
             }
+        }
+    }
+
+    /// A new connection watches nobody. How those are who were watched is told as an event, because they may have come
+    /// and gone meanwhile.
+    pub(super) fn watch_again(&mut self) {
+        for (number, whom) in self.watches.all().into_iter().enumerate() {
+            let request = AskRequest { id: format!("watch again {number}"), ask: Ask::Watch(whom) };
+            // It waits as long as the connection lives; an equal one of the connection before was dropped with it.
+            let _ = self.requests.push(None, Kind::Ask(request), Millis(u64::MAX));
         }
     }
 
@@ -126,6 +145,7 @@ impl<T> Core<T> {
                 before: ask.before.as_deref(),
                 limit: ask.limit,
             },
+            Kind::Ask(request) => ClientFrame::Ask { id: &request.id, ask: &request.ask },
         };
         let frame = encode(self.settings.encoding, &frame);
         let bytes = frame.len() as u64;
@@ -138,16 +158,28 @@ impl<T> Core<T> {
         self.outputs.push_back(Output::Write(frame));
     }
 
-    pub(super) fn on_sent(&mut self, sent: Sent) {
-        if let Some(number) = self.requests.by_id(&sent.id) {
-            self.answer(number, Ok(Answer::Sent(sent)));
+    pub(super) fn on_answer(&mut self, id: &str, answer: Answer) {
+        if let Some(number) = self.requests.by_id(id) {
+            self.answer(number, Ok(answer));
         }
     }
 
-    pub(super) fn on_history(&mut self, history: History) {
-        if let Some(number) = self.requests.by_id(&history.id) {
-            self.answer(number, Ok(Answer::History(history)));
+    pub(super) fn on_done(&mut self, done: Done) {
+        let Some(number) = self.requests.by_id(&done.id) else { return };
+        if let Some(Kind::Ask(request)) = self.requests.get(number).map(|request| &request.kind) {
+            match request.ask.clone() {
+                Ask::Join { group, .. } => {
+                    if let Some(cursor) = &done.cursor {
+                        self.streams.begin(&format!("group:{group}"), cursor);
+                    }
+                }
+                Ask::Leave { group } => self.end_stream(&group),
+                Ask::Watch(whom) => self.watches.add(&whom),
+                Ask::Unwatch(whom) => self.watches.remove(&whom),
+                _ => {}
+            }
         }
+        self.answer(number, Ok(Answer::Done(done)));
     }
 
     pub(super) fn on_error(&mut self, error: ErrorAnswer, now: Now) {
@@ -159,6 +191,11 @@ impl<T> Core<T> {
         let until = now.monotonic.plus(error.retry_ms.unwrap_or(RETRY_DEFAULT_MS));
         let ErrorAnswer { code, message, is_final, .. } = error;
         match ErrorCode::from_name(&code) {
+            // It left at the first asking, whose answer was lost with its connection.
+            Some(ErrorCode::NotFound) if self.was_leaving(number) => {
+                let id = self.requests.get(number).map(|request| request.kind.id().to_owned()).unwrap_or_default();
+                self.on_done(Done { id, cursor: None, online: None });
+            }
             Some(ErrorCode::UnknownOutcome) if is_ephemeral => self.answer(number, Err(RequestError::Lost)),
             Some(ErrorCode::UnknownOutcome) if is_final => {
                 self.answer(number, Err(RequestError::UnknownOutcome { message }));
@@ -178,9 +215,17 @@ impl<T> Core<T> {
         }
     }
 
+    fn was_leaving(&self, number: Number) -> bool {
+        let request = self.requests.get(number);
+        request.is_some_and(|request| {
+            request.maybe_done && matches!(&request.kind, Kind::Ask(AskRequest { ask: Ask::Leave { .. }, .. }))
+        })
+    }
+
     /// The connection is gone. What was out is asked again on the next one, as a retry; but ephemeral messages are never
     /// sent twice, and the frame that `blamed` is about is never sent again.
     pub(super) fn take_back(&mut self, blamed: Option<u16>) {
+        self.drop_own();
         let written = self.requests.written();
         match (blamed, &*written) {
             (Some(close_code), [one]) => {
@@ -204,6 +249,13 @@ impl<T> Core<T> {
         self.drop_ephemeral();
     }
 
+    /// What the session asked for itself belongs to the connection.
+    fn drop_own(&mut self) {
+        let is_own = |number: &Number| self.requests.get(*number).is_some_and(|request| request.handle.is_none());
+        let numbers: Vec<Number> = self.requests.numbers().into_iter().filter(is_own).collect();
+        numbers.into_iter().for_each(|number| drop(self.requests.remove(number)));
+    }
+
     /// What was never written and is not kept for later.
     fn drop_ephemeral(&mut self) {
         let is_ephemeral = |number: &Number| self.requests.get(*number).is_some_and(|r| r.kind.is_ephemeral());
@@ -221,8 +273,18 @@ impl<T> Core<T> {
     }
 
     pub(super) fn answer(&mut self, number: Number, result: Result<Answer, RequestError>) {
-        if let Some(request) = self.requests.remove(number) {
-            self.outputs.push_back(Output::Answer(request.handle, result));
+        let Some(request) = self.requests.remove(number) else { return };
+        match (request.handle, result) {
+            (Some(handle), result) => self.outputs.push_back(Output::Answer(handle, result)),
+            (None, Ok(Answer::Done(Done { online: Some(online), .. }))) => self.deliver(Event::Presence(online)),
+            (None, Err(RequestError::Rejected { code, message })) => {
+                // Not allowed any more: it will not be next time either.
+                if let Kind::Ask(AskRequest { ask: Ask::Watch(whom), .. }) = &request.kind {
+                    self.watches.remove(whom);
+                }
+                self.deliver(Event::Error(ErrorAnswer { id: None, code, message, retry_ms: None, is_final: false }));
+            }
+            (None, _) => {}
         }
     }
 }
@@ -231,6 +293,29 @@ fn check_history(request: &HistoryRequest) -> Result<(), RequestError> {
     check_id(&request.id)?;
     check_address(&request.of)?;
     request.with.as_deref().map_or(Ok(()), |with| check_address(with).map(drop))
+}
+
+fn check_ask(request: &AskRequest) -> Result<(), RequestError> {
+    check_id(&request.id)?;
+    match &request.ask {
+        Ask::Join { group, .. } | Ask::Leave { group } | Ask::Members { group, .. } => check_group(group),
+        Ask::Counts { of, with } | Ask::Read { of, with, .. } => {
+            check_address(of)?;
+            with.as_deref().map_or(Ok(()), |with| check_address(with).map(drop))
+        }
+        Ask::Receipts { .. } => Ok(()),
+        Ask::Presence(whom) | Ask::Watch(whom) | Ask::Unwatch(whom) => match whom {
+            Whom::Group(group) => check_group(group),
+            Whom::Users(users) => users.iter().try_for_each(|user| {
+                let checked = UserId::parse(user).map(drop);
+                checked.map_err(|e| RequestError::Invalid(format!("{user:?} is no user: {e}")))
+            }),
+        },
+    }
+}
+
+fn check_group(group: &str) -> Result<(), RequestError> {
+    GroupId::parse(group).map(drop).map_err(|e| RequestError::Invalid(format!("{group:?} is no group: {e}")))
 }
 
 fn check_id(id: &str) -> Result<(), RequestError> {

@@ -57,6 +57,18 @@ impl Streams {
         }
     }
 
+    /// A stream that was asked for stands here, unless the server has told more of it already.
+    pub(super) fn begin(&mut self, of: &str, cursor: &str) {
+        if !self.by_name.contains_key(of) {
+            self.place(of, cursor);
+        }
+    }
+
+    /// The stream is over: the next connection does not go on there.
+    pub(super) fn end(&mut self, of: &str) {
+        self.by_name.remove(of);
+    }
+
     /// Takes a message; false if the application has had it. Every durable one is compared, not only those that say
     /// `again`: a message that a failover lost and its sender's retry brought back is new to the server. An ephemeral one
     /// has no place, and is never left out.

@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 mod asking;
+mod people;
 
 use super::*;
 use crate::body::Body;
 use crate::requests::SendRequest;
+use crate::wire::Reset;
 use protocol::UnixMillis;
 
 /// One session and the story's clock. Requests are named by their ids.
@@ -21,6 +23,7 @@ fn settings() -> Settings {
         device: Some("phone".into()),
         renews_token: true,
         from: None,
+        exclusive: false,
         batch: true,
         cursors: Vec::new(),
         open_timeout_ms: 10_000,

@@ -9,11 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until};
 
 use super::clock::Clock;
-use super::{Control, Outbox, Reply, Request};
+use super::{Control, Outbox, Reply, Request, What};
 use crate::config::{Config, Credentials};
-use crate::core::{Core, Ending, Next, Output};
+use crate::core::{Answer, Core, Ending, Next, Output};
 use crate::endpoint::Endpoint;
-use crate::error::{OpenError, StopReason};
+use crate::error::{OpenError, RequestError, StopReason};
 use crate::socket::{Incoming, Socket, SocketOptions};
 
 /// Requests without an answer in the core; above that their callers wait.
@@ -182,7 +182,7 @@ impl Driver {
                         Ok(())
                     }
                     Output::Answer(reply, result) => {
-                        reply.give(result);
+                        give(reply, result);
                         Ok(())
                     }
                 };
@@ -229,7 +229,7 @@ impl Driver {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Deliver(event) => self.outbox.push(event),
-                Output::Answer(reply, result) => reply.give(result),
+                Output::Answer(reply, result) => give(reply, result),
                 // Of the connection that has just ended.
                 Output::Write(_) | Output::Ping | Output::GiveUp { .. } => {}
             }
@@ -264,12 +264,11 @@ impl Driver {
     fn on_stimulus(&mut self, stimulus: Stimulus) {
         let now = self.clock.now();
         match stimulus {
-            Stimulus::Request(Request::Send { request, deadline_ms, reply }) => {
-                self.core.send(Reply::Send(reply), request, deadline_ms, now);
-            }
-            Stimulus::Request(Request::History { request, deadline_ms, reply }) => {
-                self.core.history(Reply::History(reply), request, deadline_ms, now);
-            }
+            Stimulus::Request(Request { what, deadline_ms, reply }) => match what {
+                What::Send(request) => self.core.send(reply, request, deadline_ms, now),
+                What::History(request) => self.core.history(reply, request, deadline_ms, now),
+                What::Ask(request) => self.core.ask(reply, request, deadline_ms, now),
+            },
             Stimulus::Control(Control::Ack { of, cursor }) => self.core.ack(&of, &cursor, now),
             Stimulus::Control(Control::AckMessage(message)) => self.core.ack_message(&message, now),
             Stimulus::Control(Control::Close(closer)) => {
@@ -288,6 +287,11 @@ impl Driver {
         self.leaving = true;
         self.core.leave();
     }
+}
+
+/// Hands an answer over; whoever dropped its future was told what that means.
+fn give(reply: Reply, result: Result<Answer, RequestError>) {
+    drop(reply.send(result));
 }
 
 /// Why there is no socket.

@@ -3,6 +3,7 @@
 use protocol::Encoding;
 use protocol::client::write::MapWriter;
 
+use super::people::{MemberChange, PresenceChange, ReadChange};
 use super::{ErrorAnswer, Message, Reset, Status, StreamStart, Welcome};
 
 impl Message {
@@ -31,6 +32,7 @@ impl Welcome {
                 map.number("max_bytes", self.bytes_max);
             }
             map.maps("streams", self.streams.iter(), |map, stream| stream.fill(map));
+            map.texts("groups", self.groups.iter().map(String::as_str));
         })
     }
 }
@@ -58,6 +60,37 @@ impl Reset {
         line("reset", |map| {
             map.text("of", &self.of).text("reason", &self.reason).text("cursor", &self.cursor);
             number(map, "lost", self.lost);
+        })
+    }
+}
+
+impl PresenceChange {
+    pub fn to_json(&self) -> String {
+        line("presence_change", |map| {
+            map.text("user", &self.user).bool("online", self.is_online);
+            map.number("version", self.version).number("at", self.at.0);
+        })
+    }
+}
+
+impl MemberChange {
+    pub fn to_json(&self) -> String {
+        line("member_change", |map| {
+            map.text("group", &self.group);
+            if let Some((user, joined)) = &self.who {
+                map.text("user", user).bool("joined", *joined);
+            }
+            number(map, "members", self.members);
+        })
+    }
+}
+
+impl ReadChange {
+    pub fn to_json(&self) -> String {
+        line("read_change", |map| {
+            map.text("of", &self.of);
+            text(map, "with", self.with.as_deref());
+            map.text("user", &self.user).text("cursor", &self.cursor);
         })
     }
 }

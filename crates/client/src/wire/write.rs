@@ -4,6 +4,7 @@ use protocol::Encoding;
 use protocol::client::write::MapWriter;
 
 use crate::body::Body;
+use crate::requests::{Ask, Whom};
 
 /// Where a stream starts for which there is no cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub enum ClientFrame<'a> {
     Send(Send<'a>),
     Ack { of: &'a str, cursor: &'a str },
     History { id: &'a str, of: &'a str, with: Option<&'a str>, before: Option<&'a str>, limit: Option<u64> },
+    Ask { id: &'a str, ask: &'a Ask },
     Ping { id: Option<&'a str> },
 }
 
@@ -34,6 +36,8 @@ pub struct Hello<'a> {
     pub from: Option<StartFrom>,
     /// The connection that this one replaces.
     pub takes_over: Option<&'a str>,
+    /// Other connections of the same device are closed.
+    pub exclusive: bool,
     /// Arrays of frames are understood.
     pub batch: bool,
 }
@@ -47,6 +51,7 @@ impl std::fmt::Debug for Hello<'_> {
             .field("cursors", &self.cursors)
             .field("from", &self.from)
             .field("takes_over", &self.takes_over)
+            .field("exclusive", &self.exclusive)
             .field("batch", &self.batch)
             .finish()
     }
@@ -85,6 +90,7 @@ impl ClientFrame<'_> {
                     map.number("limit", *limit);
                 }
             }
+            Self::Ask { id, ask } => ask.fill(id, &mut map),
             Self::Ping { id } => {
                 map.text("type", "ping");
                 optional(&mut map, "id", *id);
@@ -111,6 +117,9 @@ impl Hello<'_> {
         });
         optional(map, "from", from);
         optional(map, "takes_over", self.takes_over);
+        if self.exclusive {
+            map.bool("exclusive", true);
+        }
         if self.batch {
             map.bool("batch", true);
         }
@@ -136,6 +145,46 @@ impl Send<'_> {
             map.number("expires_ms", expires_ms);
         }
         map.body("body", self.body.encoding(), self.body.raw());
+    }
+}
+
+impl Ask {
+    fn fill(&self, id: &str, map: &mut MapWriter<'_>) {
+        map.text("type", self.kind()).text("id", id);
+        match self {
+            Self::Join { group, until_disconnect, cursor } => {
+                map.text("group", group);
+                if *until_disconnect {
+                    map.text("until", "disconnect");
+                }
+                optional(map, "cursor", cursor.as_deref());
+            }
+            Self::Leave { group } => {
+                map.text("group", group);
+            }
+            Self::Read { of, with, cursor } => {
+                map.text("of", of).text("cursor", cursor);
+                optional(map, "with", with.as_deref());
+            }
+            Self::Counts { of, with } => {
+                map.text("of", of);
+                optional(map, "with", with.as_deref());
+            }
+            Self::Receipts { reference } => {
+                map.text("ref", reference);
+            }
+            Self::Presence(whom) | Self::Watch(whom) | Self::Unwatch(whom) => match whom {
+                Whom::Users(users) => drop(map.texts("users", users.iter().map(String::as_str))),
+                Whom::Group(group) => drop(map.text("group", group)),
+            },
+            Self::Members { group, after, limit } => {
+                map.text("group", group);
+                optional(map, "after", after.as_deref());
+                if let Some(limit) = limit {
+                    map.number("limit", *limit);
+                }
+            }
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 use fake::{Fake, Session, patience};
 use serde_json::json;
 use switchboard_client::{
-    Client, Config, Credentials, Encoding, Event, Events, Message, RequestError, SendOptions, StopReason,
+    Client, Config, Credentials, Encoding, Event, Events, JoinOptions, Message, Online, RequestError, SendOptions,
+    StopReason, Whom,
 };
 use tokio::time::{Instant, timeout};
 
@@ -135,6 +136,44 @@ async fn a_draining_node_says_when_to_come_back() {
     session.hear_hello().await;
     session.welcome("resumed", "c0").await;
     assert!(matches!(next(&mut events).await, Event::Welcome(_)));
+}
+
+#[tokio::test]
+async fn a_group_that_was_joined_until_disconnect_goes_on_after_a_cut() {
+    let fake = Fake::start().await;
+    let (client, mut events, mut session) = open(config(&fake), &fake).await;
+    let joining = tokio::spawn(async move {
+        let options = JoinOptions { until_disconnect: true, ..JoinOptions::default() };
+        let cursor = client.join_with("den", options).await.unwrap();
+        let online = client.watch(Whom::Users(vec!["you".into()])).await.unwrap();
+        (client, cursor, online)
+    });
+    let join = session.hear().await;
+    assert_eq!((&join["type"], &join["group"], &join["until"]), (&json!("join"), &json!("den"), &json!("disconnect")));
+    let stream = json!({"type": "stream", "of": "group:den", "status": "new", "cursor": "g0", "head": 0, "replay": 0});
+    session.say(json!([stream, {"type": "ok", "id": join["id"], "cursor": "g0"}])).await;
+    let watch = session.hear().await;
+    let online = json!({"you": {"version": 3, "online": true, "at": 5, "devices": []}});
+    session.say(json!({"type": "ok", "id": watch["id"], "online": online})).await;
+    let (client, cursor, online) = joining.await.unwrap();
+    let Online::Each(users) = online else { panic!("a number") };
+    assert_eq!((cursor.as_deref(), users["you"].is_online), (Some("g0"), true));
+    session.cut_in_a_frame().await;
+
+    let mut session = fake.accept().await;
+    assert_eq!(session.hear_hello().await["cursors"], json!({"group:den": ["g0"], "user:me": ["c0"]}));
+    session.welcome("resumed", "c0").await;
+    let watch = session.hear().await;
+    assert_eq!((&watch["type"], &watch["users"]), (&json!("watch"), &json!(["you"])));
+    let online = json!({"you": {"version": 4, "online": false, "at": 6, "devices": []}});
+    session.say(json!({"type": "ok", "id": watch["id"], "online": online})).await;
+    loop {
+        if let Event::Presence(Online::Each(users)) = next(&mut events).await {
+            assert!(!users["you"].is_online, "what changed meanwhile is told");
+            break;
+        }
+    }
+    client.close().await;
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ impl Receiver {
 }
 
 /// For the report: how a connection ended that should not have.
-pub(super) fn disconnect(who: &str, code: Option<u16>, reason: &str) -> String {
+pub(crate) fn disconnect(who: &str, code: Option<u16>, reason: &str) -> String {
     match code {
         Some(code) => format!("{who}: closed with {code} {reason}"),
         None => format!("{who}: {reason}"),

@@ -4,10 +4,10 @@
 //! moment, filling, `"`. Every server passes a string through as it is.
 
 /// Quotes and two numbers.
-pub(super) const BYTES_MIN: usize = 34;
+pub(crate) const BYTES_MIN: usize = 34;
 
 /// Writes a body of exactly `bytes` bytes, at least [`BYTES_MIN`].
-pub(super) fn write(n: u64, at_ns: u64, bytes: usize, out: &mut Vec<u8>) {
+pub(crate) fn write(n: u64, at_ns: u64, bytes: usize, out: &mut Vec<u8>) {
     out.clear();
     out.push(b'"');
     hex(n, out);
@@ -17,7 +17,7 @@ pub(super) fn write(n: u64, at_ns: u64, bytes: usize, out: &mut Vec<u8>) {
 }
 
 /// Number and moment; `None` for a body that is not of this form.
-pub(super) fn read(body: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn read(body: &[u8]) -> Option<(u64, u64)> {
     let inner = body.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     Some((unhex(inner.get(..16)?)?, unhex(inner.get(16..32)?)?))
 }

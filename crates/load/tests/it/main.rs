@@ -7,7 +7,9 @@ mod relay;
 
 use std::time::Duration;
 
-use load::{Common, IdleOptions, P2pOptions, P2pReport, Traffic};
+use load::{
+    Common, Crowd, CrowdOptions, Dialect, FanoutOptions, IdleOptions, JoinsOptions, P2pOptions, P2pReport, Traffic,
+};
 use relay::Fault;
 
 fn options(urls: [String; 2], traffic: Traffic) -> P2pOptions {
@@ -113,6 +115,60 @@ async fn idle_connections_are_opened_held_and_counted() {
     assert_eq!((report.opened, report.failed, report.lost_while_held, report.welcome.count), (200, 0, 0, 200));
     assert!(report.opened_per_s > 0.0 && report.resident_bytes_per_connection.is_some());
     assert!(report.to_string().contains("200 opened, 0 failed"));
+}
+
+async fn group(fault: Fault) -> load::FanoutReport {
+    load::fanout(FanoutOptions {
+        urls: relay::start(fault).await.into(),
+        dialect: Dialect::Switchboard,
+        members: 10,
+        body_bytes: 100,
+        traffic: Traffic::Rate { per_second: 100.0 },
+        joined: load::Hook::default(),
+        warmup: Duration::from_millis(200),
+        measure: Duration::from_millis(800),
+        drain: Duration::from_millis(700),
+        common: Common { pids: vec![std::process::id()], ..Common::default() },
+    })
+    .await
+    .unwrap()
+}
+
+/// Goal: all members of a group have every message, and whoever has not is found. Method: 100 messages of two senders.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_measured_and_what_a_member_misses_is_found() {
+    let report = group(Fault::None).await;
+    assert!(report.is_ok(), "{report:#?}");
+    assert_eq!((report.written, report.acked, report.received), (100, 100, 1_000));
+    assert!(report.delivered > 500 && report.cpu_us_per_delivery.is_some(), "{report:#?}");
+    let report = group(Fault::Loses).await;
+    assert!(!report.is_ok() && report.missing == 100, "{report:#?}");
+    let report = group(Fault::Repeats).await;
+    assert!(!report.is_ok() && report.late_or_twice == 100, "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_and_leaves_are_counted() {
+    let [url, _] = relay::start(Fault::None).await;
+    let mut wanted = JoinsOptions {
+        url: url.clone(),
+        connections: 5,
+        groups: 20,
+        window: 3,
+        warmup: Duration::from_millis(100),
+        measure: Duration::from_millis(500),
+        common: Common::default(),
+    };
+    let report = load::joins(wanted.clone()).await.unwrap();
+    assert!(report.is_ok() && report.joined > 100, "{report:#?}");
+    assert!(report.joined.abs_diff(report.left) <= 15, "as many as are under way: {report:#?}");
+    wanted.groups = 2;
+    assert!(load::joins(wanted).await.unwrap_err().to_string().contains("--groups"));
+
+    let options = CrowdOptions { url, connections: 20, common: Common::default() };
+    let mut crowd = Crowd::open(&options).await.unwrap();
+    crowd.order(true, "g").await.unwrap();
+    crowd.order(false, "g").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

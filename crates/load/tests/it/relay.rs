@@ -50,10 +50,14 @@ pub(crate) async fn start(fault: Fault) -> [String; 2] {
     urls.try_into().unwrap()
 }
 
+/// To one user, or to every member: a member of a group stands in the map as `group:G#USER`.
 fn deliver(users: &Users, to: &str, message: &Value) {
-    if let Some(inbox) = users.lock().unwrap().get(to) {
-        // Its connection may be gone.
-        let _ = inbox.send(message.clone());
+    let members = format!("{to}#");
+    for (name, inbox) in &*users.lock().unwrap() {
+        if name == to || name.starts_with(&members) {
+            // Its connection may be gone.
+            let _ = inbox.send(message.clone());
+        }
     }
 }
 
@@ -87,6 +91,14 @@ async fn serve(io: TcpStream, users: Users, fault: Fault) {
                 let Ok(frame) = serde_json::from_str::<Value>(text) else { continue };
                 if frame["type"] == "hello" && fault != Fault::Deaf {
                     let _ = sender.send(json!({"type": "welcome", "user": user}));
+                }
+                if frame["type"] == "join" || frame["type"] == "leave" {
+                    let name = format!("group:{}#{user}", frame["group"].as_str().unwrap());
+                    match frame["type"] == "join" {
+                        true => drop(users.lock().unwrap().insert(name, sender.clone())),
+                        false => drop(users.lock().unwrap().remove(&name)),
+                    }
+                    let _ = sender.send(json!({"type": "ok", "id": frame["id"]}));
                 }
                 if frame["type"] != "send" { continue }
                 count += 1;

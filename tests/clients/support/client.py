@@ -89,9 +89,11 @@ class Client:
     @classmethod
     def open(
         cls, place, user: str, encoding: str = "json", cursors: str | list[str] | None = None, token: str | None = None,
-        query: str | None = None, subprotocol: bool = True, headers: dict[str, str] | None = None, **hello,
+        query: str | None = None, subprotocol: bool = True, headers: dict[str, str] | None = None,
+        streams: dict[str, list[str]] | None = None, **hello,
     ) -> "Client":  # fmt: skip
-        """Connects, says `hello`, waits for `welcome`. `cursors` are those of the own inbox, newest first."""
+        """Connects, says `hello`, waits for `welcome`. `cursors` are those of the own inbox, newest first; `streams` has
+        those of other streams."""
         if query is None:
             query = f"?user={user}" if token is None else ""
         client = cls(open_socket(place, query, encoding, subprotocol, additional_headers=headers), encoding, user)
@@ -99,6 +101,8 @@ class Client:
             assert client.socket.subprotocol == f"switchboard.v1.{encoding}", "the offered subprotocol is not echoed"
         if cursors is not None:
             hello["cursors"] = {client.address: [cursors] if isinstance(cursors, str) else cursors}
+        if streams is not None:
+            hello["cursors"] = hello.get("cursors", {}) | streams
         if token is not None:
             hello["token"] = token
         client.put({"type": "hello", **hello})
@@ -185,6 +189,54 @@ class Client:
 
     def ping(self) -> dict:
         return self.ask({"type": "ping"})
+
+    # Groups and people.
+
+    def join(self, group: str, **fields) -> dict:
+        answer = self.ask({"type": "join", "group": group, **fields})
+        assert answer["type"] == "ok" and answer["cursor"], f"not joined: {answer}"
+        return answer
+
+    def leave(self, group: str) -> None:
+        answer = self.ask({"type": "leave", "group": group})
+        assert answer["type"] == "ok", f"not left: {answer}"
+
+    def stream(self, of: str) -> dict:
+        """The frame that says where a further stream starts."""
+        return self.next(lambda f: f["type"] == "stream" and f["of"] == of, what=f"the stream of {of}")
+
+    def message_of(self, of: str, timeout: float = PATIENCE_S) -> dict:
+        """The next message to this address; messages of other streams wait."""
+        return self.next(lambda f: f["type"] == "message" and f["to"] == of, timeout, f"a message to {of}")
+
+    def messages_of(self, of: str, count: int) -> list[dict]:
+        return [self.message_of(of) for _ in range(count)]
+
+    def change(self, kind: str, timeout: float = PATIENCE_S, **wanted) -> dict:
+        """The next change of this kind with these values; others of the kind that come before are thrown away."""
+        while True:
+            frame = self.of_type(kind, timeout)
+            if all(frame.get(name) == value for name, value in wanted.items()):
+                return frame
+
+    def refused(self, frame: dict) -> str:
+        """Asks for what gets an error, and gives back its code."""
+        answer = self.ask(frame)
+        assert answer["type"] == "error", f"not refused: {answer}"
+        assert answer["message"], f"an error says what was expected: {answer}"
+        return answer["code"]
+
+    def stays_silent(self, seconds: float, kinds: tuple[str, ...]) -> None:
+        """Nothing of these kinds comes for so long, and the connection lives."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                self.receive(left)
+            except TimeoutError:
+                break
+        self.ping()
+        heard = [frame for frame in self.unread if frame["type"] in kinds]
+        assert not heard, f"{self.user} heard {heard}"
 
     # How a connection ends.
 

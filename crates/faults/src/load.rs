@@ -1,9 +1,13 @@
 //! The clients of a run: senders that try until something is known, receivers that come back where they were.
 
+pub(crate) mod groups;
 pub(crate) mod link;
+mod presence;
 mod receiver;
+pub(crate) mod roles;
 mod sender;
 pub(crate) mod shared;
+mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,13 +29,14 @@ const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Load {
     pub(crate) shared: Arc<Shared>,
     senders: Vec<JoinHandle<()>>,
-    receivers: Vec<JoinHandle<()>>,
+    /// Receivers, visitors, watchers.
+    others: Vec<JoinHandle<()>>,
 }
 
 impl Load {
     /// Receivers come first, spread over some hundred milliseconds; then the senders begin.
     pub(crate) async fn start(shared: Arc<Shared>) -> Self {
-        let mut receivers = Vec::new();
+        let mut others = Vec::new();
         for recipient in 0..shared.plan.recipients {
             // Of ten recipients three commute, one has a slow device, and two have a second device.
             let habit = match recipient % 10 {
@@ -42,13 +47,15 @@ impl Load {
             let second = (recipient % 5 == 2).then_some(Habit::Commuter);
             for (device, habit) in std::iter::once(habit).chain(second).enumerate() {
                 let receiver = Receiver::new(Arc::clone(&shared), recipient, device as u32, habit);
-                receivers.push(tokio::spawn(receiver.run()));
+                others.push(tokio::spawn(receiver.run()));
             }
             sleep(Duration::from_millis(2)).await;
         }
+        others.extend((0..presence::VISITORS).map(|n| tokio::spawn(presence::visit(Arc::clone(&shared), n))));
+        others.extend((0..presence::WATCHERS).map(|n| tokio::spawn(presence::watch(Arc::clone(&shared), n))));
         let senders =
             (0..shared.plan.senders).map(|index| tokio::spawn(Sender::new(Arc::clone(&shared), index).run())).collect();
-        Self { shared, senders, receivers }
+        Self { shared, senders, others }
     }
 
     /// Ends the sending: nothing new is sent, and everything on its way is answered or given up. Receivers all come
@@ -72,6 +79,6 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.senders.iter().chain(&self.receivers).for_each(JoinHandle::abort);
+        self.senders.iter().chain(&self.others).for_each(JoinHandle::abort);
     }
 }

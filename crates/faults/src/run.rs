@@ -3,18 +3,22 @@
 
 pub(crate) mod recorder;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use protocol::Cursor;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::recorder::Recorder;
 use crate::check::{Rules, Verdict, judge};
-use crate::history::{Event, What};
-use crate::load::{Load, Plan, Shared};
+use crate::history::{Event, To, What};
+use crate::load::groups::Way;
+use crate::load::shared::Place;
+use crate::load::{Load, Plan, Shared, roles};
 use crate::nemesis::{Fault, Stage};
 use crate::schedule::{self, Schedule};
 use crate::world::{Topology, World, WorldOptions, dump};
@@ -110,7 +114,11 @@ pub(crate) async fn run(options: &RunOptions) -> Result<Done> {
     complaints.extend(panics(&stage).await);
     keep_logs(&stage, &options.history).await?;
     let events = recorder.finish()?;
-    let rules = Rules { redis_may_lose: may_lose(&options.course, options.topology), ..Rules::default() };
+    let rules = Rules {
+        redis_may_lose: may_lose(&options.course, options.topology),
+        redis_may_evict: evicts(&options.course),
+        ..Rules::default()
+    };
     let seen: Vec<String> = shared.counts.all_named().iter().map(|(name, count)| format!("{name}: {count}")).collect();
     Ok(Done {
         verdict: judge(&events, &rules),
@@ -158,28 +166,46 @@ async fn inflict(stage: &Arc<Stage>, options: &RunOptions, complaints: &mut Vec<
     }
 }
 
-/// Waits until every receiver stands at the end of its inbox, and writes down how long that took, and the inboxes.
+/// Waits until every receiver stands at the end of its streams and every watcher knows who is there, and writes down how long
+/// the streams took, what Redis holds of them, and whom the groups have.
 async fn rest(stage: &Stage) -> Result<()> {
     let begun = Instant::now();
     let inboxes = stage.world.with_servers(|servers| dump::dump(servers)).context("reading the inboxes")?;
-    let recorder = &stage.load.recorder;
-    let mut is_told = vec![false; stage.load.places().len()];
-    loop {
+    let (load, recorder) = (&stage.load, &stage.load.recorder);
+    let mut told: BTreeSet<(usize, To)> = BTreeSet::new();
+    let mut groups = BTreeMap::new();
+    for round in 0.. {
+        // Who joined a moment ago has nothing behind his place, if what is there was stored before.
+        if round % 20 == 0 {
+            groups = stage.world.with_servers(|servers| dump::members(servers)).context("reading the members")?;
+        }
         let is_late = begun.elapsed() > RESTS_WITHIN;
         let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for (place, told) in stage.load.places().iter().zip(&mut is_told).filter(|(_, told)| !**told) {
-            let is_there = match inboxes.get(&place.recipient) {
-                Some(inbox) => place.cursor == Some(inbox.end),
-                None => true,
-            };
-            if let Some(session) = place.session
-                && (is_there || is_late)
-            {
-                *told = true;
-                recorder.record(What::CaughtUp { session, ms: is_there.then_some(elapsed_ms) });
+        let mut are_all_told = true;
+        for (number, place) in load.places().iter().enumerate() {
+            for of in owed(place) {
+                if told.contains(&(number, of)) {
+                    continue;
+                }
+                let stands_at = if of == To::User(place.recipient) { Some(place.cursor) } else { stream(place, of) };
+                let joined = of.group().and_then(|group| groups.get(&group)?.members.get(&place.recipient));
+                let is_at_end = |inbox: &dump::Inbox, at: Option<Cursor>| {
+                    let is_old = |at| joined.is_some_and(|&joined| inbox.has_nothing_behind(at, joined));
+                    at == Some(inbox.end) || at.is_some_and(is_old)
+                };
+                let is_there = stands_at.is_some_and(|at| inboxes.get(&of).is_none_or(|inbox| is_at_end(inbox, at)));
+                are_all_told &= is_there;
+                if let Some(session) = place.session
+                    && (is_there || is_late && stands_at.is_some())
+                {
+                    told.insert((number, of));
+                    let of = (of != To::User(place.recipient)).then_some(of);
+                    recorder.record(What::CaughtUp { session, of, ms: is_there.then_some(elapsed_ms) });
+                }
             }
         }
-        if is_late || is_told.iter().all(|told| *told) {
+        let do_views_agree = load.views.lock().unwrap_or_else(PoisonError::into_inner).agree();
+        if is_late || are_all_told && do_views_agree {
             break;
         }
         sleep(Duration::from_millis(50)).await;
@@ -187,9 +213,26 @@ async fn rest(stage: &Stage) -> Result<()> {
     // Nothing may come behind the end.
     sleep(Duration::from_millis(500)).await;
     for (recipient, inbox) in inboxes {
-        recorder.record(What::Log { recipient, trimmed: inbox.trimmed, messages: inbox.messages });
+        let dump::Inbox { trimmed, messages, mseqs, .. } = inbox;
+        recorder.record(What::Log { recipient, trimmed, messages, mseqs });
+    }
+    let groups = stage.world.with_servers(|servers| dump::members(servers)).context("reading the members")?;
+    for (group, dump::Membership { members, changes }) in groups {
+        let members = members.into_keys().collect();
+        recorder.record(What::Members { group, members, changes });
     }
     Ok(())
+}
+
+fn stream(place: &Place, of: To) -> Option<Option<Cursor>> {
+    place.streams.get(&of).copied()
+}
+
+/// The streams that a device has now, and those that it ought to have.
+fn owed(place: &Place) -> BTreeSet<To> {
+    let groups = roles::of(place.recipient).into_iter().filter(|&(_, part)| Way::is_owed(part));
+    let groups = groups.map(|(group, _)| To::Group(group));
+    groups.chain([To::User(place.recipient), To::All]).chain(place.streams.keys().copied()).collect()
 }
 
 /// What the nodes that run at the end have logged, beside the history.

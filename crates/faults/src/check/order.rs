@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Rules;
 use super::story::{Delivery, Device, Fate, Story};
 use super::verdict::{Class, Example, Verdict, name};
+use crate::history::To;
 
 /// What a device has, by message: the delivery that counts, which is the last one that was allowed to come.
 pub(super) struct Received {
@@ -34,7 +35,7 @@ pub(super) fn received(story: &Story, device: &Device, rules: &Rules, verdict: &
         }
         for index in device.of_segment(number) {
             let delivery = &device.deliveries[index];
-            if is_odd(story, device, delivery, verdict) {
+            if is_odd(story, device, delivery, verdict) || is_outsider(story, device, delivery, verdict) {
                 continue;
             }
             let before = counted.get(&delivery.message).copied().filter(|&before| before >= remembered);
@@ -45,13 +46,13 @@ pub(super) fn received(story: &Story, device: &Device, rules: &Rules, verdict: &
                     continue;
                 }
                 Some(_) => verdict.numbers.restored += u64::from(!delivery.again),
-                None => note_stall(story, delivery, verdict),
+                None => note_stall(story, device, delivery, verdict),
             }
             counted.insert(delivery.message, index);
         }
     }
     for delivery in &device.late {
-        if is_odd(story, device, delivery, verdict) {
+        if is_odd(story, device, delivery, verdict) || is_outsider(story, device, delivery, verdict) {
             continue;
         }
         // The device has moved on, and that session is judged by itself.
@@ -69,8 +70,8 @@ fn is_odd(story: &Story, device: &Device, delivery: &Delivery, verdict: &mut Ver
     let (class, says) = if message.is_unexpected() {
         let why = if message.is_refused { "its sender was told that nothing was stored" } else { "nobody sent it" };
         (Class::Unexpected, why.to_owned())
-    } else if message.recipient != device.recipient {
-        (Class::WrongRecipient, format!("it was sent to recipient {}", message.recipient))
+    } else if message.recipient != device.of {
+        (Class::WrongRecipient, format!("it was sent to {}", message.recipient))
     } else {
         return false;
     };
@@ -78,10 +79,20 @@ fn is_odd(story: &Story, device: &Device, delivery: &Delivery, verdict: &mut Ver
     true
 }
 
+/// Stored when its user was no member. Who named a place in the stream may go on there as a guest, and is not judged.
+fn is_outsider(story: &Story, device: &Device, delivery: &Delivery, verdict: &mut Verdict) -> bool {
+    let is_out = !delivery.is_named && story.is_forbidden(device, delivery.message, verdict.may_redis_lose());
+    if is_out {
+        let says = "no member when it was stored: before his join, or after he had left".to_owned();
+        verdict.add(Class::Outsider, || example(story, device, delivery, says));
+    }
+    is_out
+}
+
 /// How long an acknowledged message took to a session that was there all that time.
-fn note_stall(story: &Story, delivery: &Delivery, verdict: &mut Verdict) {
+fn note_stall(story: &Story, device: &Device, delivery: &Delivery, verdict: &mut Verdict) {
     if let Some(acked_us) = story.message(delivery).acked_us {
-        let since_us = acked_us.max(story.attached_us(delivery.session));
+        let since_us = acked_us.max(story.attached_us(delivery.session, device.of));
         let stall_ms = delivery.at_us.saturating_sub(since_us) / 1_000;
         verdict.numbers.longest_stall_ms = verdict.numbers.longest_stall_ms.max(stall_ms);
     }
@@ -89,10 +100,13 @@ fn note_stall(story: &Story, delivery: &Delivery, verdict: &mut Verdict) {
 
 /// Deliveries that stand in another order than their places in the final log, from one reset to the next and over all
 /// sessions that resumed. Only what did not come again later is compared: Redis may have lost the end of its log, and what
-/// was stored anew has another place than it had when it came first. Where nothing can be lost, what was trimmed comes
-/// before everything that is kept.
+/// was stored anew has another place than it had when it came first. So where Redis may lose, what came before the last start
+/// as `new` is not compared: nothing of it comes again. Where nothing can be lost, what was trimmed comes before everything
+/// that is kept.
 pub(super) fn inversions(story: &Story, device: &Device, received: &Received, verdict: &mut Verdict) {
-    for segment in 0..device.segments.len() {
+    let last_start = device.segments.iter().rposition(|segment| segment.is_new).unwrap_or_default();
+    let first = if verdict.may_redis_lose() { last_start } else { 0 };
+    for segment in first..device.segments.len() {
         let mut highest: Option<(u32, usize)> = None;
         for index in device.of_segment(segment).filter(|&index| received.counts(device, index)) {
             let delivery = &device.deliveries[index];
@@ -130,7 +144,8 @@ pub(super) fn example(story: &Story, device: &Device, delivery: &Delivery, says:
     Example {
         at_us: delivery.at_us,
         session: Some(delivery.session),
-        recipient: Some(device.recipient),
+        recipient: Some(device.user),
+        of: device.of.group().map(To::Group),
         message: Some(story.no(delivery.message)),
         says,
     }

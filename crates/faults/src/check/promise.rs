@@ -7,7 +7,7 @@ use super::Rules;
 use super::order::{Received, example};
 use super::story::{Device, Fate, Log, Story};
 use super::verdict::{Class, Example, Verdict, name};
-use crate::history::Level;
+use crate::history::{Level, To};
 
 /// Acknowledged messages that some device has not had, where it cannot be told whether they were trimmed unseen or lost
 /// by Redis.
@@ -55,7 +55,7 @@ pub(super) fn lost(
     verdict: &mut Verdict,
     unseen: &mut Unseen,
 ) {
-    let Some(log) = story.logs.get(&device.recipient) else { return };
+    let Some(log) = story.logs.get(&device.of) else { return };
     for chain in chains(device) {
         let places = || {
             let counted = chain.deliveries.clone().filter(|&index| received.counts(device, index));
@@ -69,6 +69,9 @@ pub(super) fn lost(
         for (place, &number) in (1..).zip(&log.messages) {
             let message = &story.messages[number as usize];
             if message.place() != Some(place) || message.is_unexpected() || received.has(number) {
+                continue;
+            }
+            if !story.is_owed(device, number, rules.redis_may_lose) {
                 continue;
             }
             let is_due = match rest_us {
@@ -99,8 +102,10 @@ fn trimmed_unseen(
 ) {
     let Some(told) = chain.told else { return };
     let was_there = |m: &u32| story.messages[*m as usize].invoked_us.is_some_and(|at_us| at_us > chain.at_us);
-    let missing = log.acked_and_trimmed.iter().copied().filter(|&m| !received.has(m)).filter(was_there);
-    for number in missing.skip(usize::try_from(told).unwrap_or(usize::MAX)) {
+    let is_owed = |m: &u32| was_there(m) && story.is_owed(device, *m, verdict.may_redis_lose());
+    let missing = log.acked_and_trimmed.iter().copied().filter(|&m| !received.has(m)).filter(is_owed);
+    let missing: Vec<u32> = missing.collect();
+    for number in missing.into_iter().skip(usize::try_from(told).unwrap_or(usize::MAX)) {
         if verdict.may_redis_lose() {
             unseen.insert(number);
             continue;
@@ -108,7 +113,8 @@ fn trimmed_unseen(
         verdict.add(Class::Lost, || Example {
             at_us: story.messages[number as usize].acked_us.unwrap_or(0),
             session: Some(device.session),
-            recipient: Some(device.recipient),
+            recipient: Some(device.user),
+            of: Some(device.of),
             message: Some(story.no(number)),
             says: format!("acknowledged and trimmed before it came; resets told of {told} such messages"),
         });
@@ -130,7 +136,8 @@ fn skipped(story: &Story, device: &Device, received: &Received, log: &Log, place
     Example {
         at_us: message.invoked_us.unwrap_or(0),
         session: Some(device.session),
-        recipient: Some(device.recipient),
+        recipient: Some(device.user),
+        of: Some(device.of),
         message: Some(message.no),
         says: format!(
             "place {place} of {} in the log, acked {acked}, never came; before it {}, behind it {}",
@@ -196,7 +203,8 @@ pub(super) fn forgotten(story: &Story, unseen: &Unseen, verdict: &mut Verdict) {
             let why = if is_unseen { "somebody who was there did not get it, and the log is trimmed" } else { came };
             Example {
                 at_us: acked_us,
-                recipient: Some(message.recipient),
+                of: Some(message.recipient),
+                recipient: user_of(message.recipient),
                 message: Some(message.no),
                 says: format!("acknowledged as {level:?}, and not in the final log; {why}").to_lowercase(),
                 ..Example::default()
@@ -221,31 +229,60 @@ pub(super) fn never_asked(story: &Story, verdict: &mut Verdict) {
     for &(recipient, message) in &story.stored_twice {
         verdict.add(Class::Duplicated, || Example {
             at_us: story.messages[message as usize].invoked_us.unwrap_or(0),
-            recipient: Some(recipient),
+            of: Some(recipient),
+            recipient: user_of(recipient),
             message: Some(story.no(message)),
             says: "stored twice: it stands in the log a second time".to_owned(),
             ..Example::default()
         });
     }
     for &(session, message, to, at_us) in &story.strayed {
-        verdict.add(Class::WrongRecipient, || Example {
+        let (class, why) = match to {
+            To::Group(_) => (Class::Outsider, "and this session does not follow it, or not any more"),
+            To::User(_) | To::All => (Class::WrongRecipient, "and this is somebody else's session"),
+        };
+        verdict.add(class, || Example {
             at_us,
             session: Some(session),
-            recipient: story.recipient_of(session),
+            of: Some(to),
+            recipient: story.user_of(session),
             message: Some(message),
-            says: format!("the frame says that it is for recipient {to}"),
+            says: format!("the frame says that it is for {to}, {why}"),
         });
     }
 }
 
+/// Devices of members that are there at the end, and follow their inbox but not the group.
+fn without_their_groups(story: &Story, rules: &Rules, stuck: &mut impl FnMut((u32, To), u64, String)) {
+    let Some(healed_us) = story.healed_us else { return };
+    let follows: BTreeSet<(u32, u32, To)> =
+        story.devices.iter().filter(|d| d.is_live && !d.is_over).map(|d| (d.user, d.device, d.of)).collect();
+    for (user, group, joined_us) in story.memberships.in_the_end() {
+        let inboxes = story.devices.iter().filter(|d| d.of == To::User(user) && d.is_live && d.has_caught_up());
+        for device in inboxes {
+            let of = To::Group(group);
+            let since_us = joined_us.max(healed_us).max(story.attached_us(device.session, device.of));
+            let is_late = since_us + rules.stall_ms_max * 1_000 < story.end_us;
+            if is_late && !follows.contains(&(user, device.device, of)) {
+                stuck((device.session, of), joined_us, "he is a member, and this device has no such stream".to_owned());
+            }
+        }
+    }
+}
+
+fn user_of(to: To) -> Option<u32> {
+    if let To::User(user) = to { Some(user) } else { None }
+}
+
 /// Whether everybody came to the end, and no queue grew beyond its bound.
 pub(super) fn at_rest(story: &Story, rules: &Rules, verdict: &mut Verdict) {
-    let mut stuck = |session: u32, at_us: u64, says: String| {
-        let recipient = story.recipient_of(session);
-        let example = Example { at_us, session: Some(session), recipient, message: None, says };
+    let mut stuck = |(session, of): (u32, To), at_us: u64, says: String| {
+        let recipient = story.user_of(session);
+        let example = Example { at_us, session: Some(session), of: Some(of), recipient, message: None, says };
         verdict.add(Class::Stuck, || example);
     };
-    for &(session, at_us, ms) in &story.rests {
+    for &(session, of, at_us, ms) in &story.rests {
+        let session = (session, of);
         match ms {
             None => stuck(session, at_us, "it never reached the end of its stream".to_owned()),
             Some(ms) if ms > rules.stall_ms_max => {
@@ -260,11 +297,16 @@ pub(super) fn at_rest(story: &Story, rules: &Rules, verdict: &mut Verdict) {
     }
     for device in &story.devices {
         if device.is_unasked() {
-            stuck(device.session, 0, "it stands at the end, and nobody says whether it has everything".to_owned());
+            stuck(
+                (device.session, device.of),
+                0,
+                "it stands at the end, and nobody says whether it has everything".to_owned(),
+            );
         } else if story.healed_us.is_some() && device.is_away() {
-            stuck(device.session, 0, "its device did not come back when everything was healed".to_owned());
+            stuck((device.session, device.of), 0, "its device did not come back when everything was healed".to_owned());
         }
     }
+    without_their_groups(story, rules, &mut stuck);
     for (at_us, node, bytes, cap) in &story.full {
         let says = format!("{node} held {bytes} bytes for one connection, and its bound is {cap}");
         verdict.add(Class::QueueOverCap, || Example { at_us: *at_us, says, ..Example::default() });

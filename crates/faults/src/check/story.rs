@@ -1,29 +1,40 @@
 //! A history, told by message and by device instead of by time. Only collects; judges nothing.
 
+mod reader;
+
 use std::collections::{BTreeMap, HashMap};
 
 use super::Rules;
-use super::fate::tell_trimmed_from_gone;
-use super::verdict::{Numbers, name};
-use crate::history::{Event, Level, MessageNo, What};
+use super::membership::Memberships;
+use super::presence::Presence;
+use super::verdict::Numbers;
+use crate::history::{Event, Level, MessageNo, To};
+
+use reader::Reader;
 
 #[derive(Debug)]
 pub(super) struct Story {
     pub(super) messages: Vec<Message>,
     pub(super) devices: Vec<Device>,
-    pub(super) logs: BTreeMap<u32, Log>,
-    /// What sessions said about the end of their streams: session, when, and how long it took.
-    pub(super) rests: Vec<(u32, u64, Option<u64>)>,
+    pub(super) logs: BTreeMap<To, Log>,
+    /// What sessions said about the end of their streams: session, which stream, when, and how long it took.
+    pub(super) rests: Vec<(u32, To, u64, Option<u64>)>,
     /// Queues beyond their bound: when, the node, bytes, bound.
     pub(super) full: Vec<(u64, String, u64, u64)>,
-    /// Messages that somebody else got: session, message, to, when.
-    pub(super) strayed: Vec<(u32, MessageNo, u32, u64)>,
+    /// Messages that came to a session that has no such stream: session, message, to, when.
+    pub(super) strayed: Vec<(u32, MessageNo, To, u64)>,
     /// Messages that stand in a log a second time, and whose log it is.
-    pub(super) stored_twice: Vec<(u32, u32)>,
+    pub(super) stored_twice: Vec<(To, u32)>,
+    pub(super) memberships: Memberships,
+    pub(super) presence: Presence,
     pub(super) numbers: Numbers,
     pub(super) problems: Vec<String>,
     /// When all faults were over; from then on whoever left comes back.
     pub(super) healed_us: Option<u64>,
+    /// The last event.
+    pub(super) end_us: u64,
+    /// When the first fault began.
+    pub(super) first_fault_us: u64,
     sessions: HashMap<u32, Session>,
 }
 
@@ -31,7 +42,7 @@ pub(super) struct Story {
 #[derive(Clone, Debug)]
 pub(super) struct Message {
     pub(super) no: MessageNo,
-    pub(super) recipient: u32,
+    pub(super) recipient: To,
     /// `None`: nobody asked for it.
     pub(super) invoked_us: Option<u64>,
     pub(super) acked_us: Option<u64>,
@@ -64,10 +75,13 @@ impl Message {
     }
 }
 
-/// A device of a recipient, over all its sessions.
+/// One stream of one device of a user, over all its sessions.
 #[derive(Debug)]
 pub(super) struct Device {
-    pub(super) recipient: u32,
+    pub(super) user: u32,
+    /// Which of his.
+    pub(super) device: u32,
+    pub(super) of: To,
     /// Where its stream began anew: the first attach, each start as `new`, each reset.
     pub(super) segments: Vec<Segment>,
     pub(super) deliveries: Vec<Delivery>,
@@ -76,6 +90,8 @@ pub(super) struct Device {
     /// The newest session, and whether it still stands.
     pub(super) session: u32,
     pub(super) is_live: bool,
+    /// The membership ended, and did not begin again.
+    pub(super) is_over: bool,
     /// When that session reached the end of its stream for the last time; the inner `None`: it never did.
     rest: Option<(u64, Option<u64>)>,
 }
@@ -97,6 +113,8 @@ pub(super) struct Delivery {
     pub(super) session: u32,
     pub(super) at_us: u64,
     pub(super) again: bool,
+    /// On a stream that went on, in this session, at a place that the opening named.
+    pub(super) is_named: bool,
 }
 
 /// The final log of one recipient.
@@ -109,10 +127,21 @@ pub(super) struct Log {
     pub(super) acked_and_trimmed: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Session {
+    user: u32,
+    device: u32,
+    streams: HashMap<To, Followed>,
+}
+
+/// A stream of a session.
+#[derive(Clone, Copy, Debug)]
+struct Followed {
     device: usize,
-    attached_us: u64,
+    since_us: u64,
+    is_named: bool,
+    /// The membership ended.
+    is_over: bool,
 }
 
 impl Device {
@@ -133,7 +162,7 @@ impl Device {
 
     /// It did not come back, or nobody asked it.
     pub(super) fn is_away(&self) -> bool {
-        self.rest.is_none()
+        self.rest.is_none() && !self.is_over
     }
 
     /// The deliveries of a segment.
@@ -156,12 +185,27 @@ impl Story {
         reader.finish(rules)
     }
 
-    pub(super) fn recipient_of(&self, session: u32) -> Option<u32> {
-        self.sessions.get(&session).map(|session| self.devices[session.device].recipient)
+    pub(super) fn user_of(&self, session: u32) -> Option<u32> {
+        self.sessions.get(&session).map(|session| session.user)
     }
 
-    pub(super) fn attached_us(&self, session: u32) -> u64 {
-        self.sessions.get(&session).map_or(0, |session| session.attached_us)
+    /// When this stream began in this session.
+    pub(super) fn attached_us(&self, session: u32, of: To) -> u64 {
+        self.sessions.get(&session).and_then(|session| session.streams.get(&of)).map_or(0, |there| there.since_us)
+    }
+
+    /// Whether a device that follows its stream has to get this message, as far as membership goes.
+    pub(super) fn is_owed(&self, device: &Device, message: u32, may_redis_lose: bool) -> bool {
+        let of_message = (message, &self.messages[message as usize]);
+        let owes = |group| self.memberships.owes(device.user, group, of_message, may_redis_lose);
+        device.of.group().is_none_or(owes)
+    }
+
+    /// Whether it must not get it, because its user was no member.
+    pub(super) fn is_forbidden(&self, device: &Device, message: u32, may_redis_lose: bool) -> bool {
+        let of_message = (message, &self.messages[message as usize]);
+        let forbids = |group| self.memberships.forbids(device.user, group, of_message, may_redis_lose);
+        device.of.group().is_some_and(forbids)
     }
 
     pub(super) fn no(&self, message: u32) -> MessageNo {
@@ -170,211 +214,5 @@ impl Story {
 
     pub(super) fn message(&self, delivery: &Delivery) -> &Message {
         &self.messages[delivery.message as usize]
-    }
-}
-
-/// Collects a story.
-#[derive(Default)]
-struct Reader {
-    index: HashMap<MessageNo, u32>,
-    by_device: HashMap<(u32, u32), usize>,
-    messages: Vec<Message>,
-    devices: Vec<Device>,
-    sessions: HashMap<u32, Session>,
-    logs: BTreeMap<u32, Log>,
-    rests: Vec<(u32, u64, Option<u64>)>,
-    full: Vec<(u64, String, u64, u64)>,
-    strayed: Vec<(u32, MessageNo, u32, u64)>,
-    stored_twice: Vec<(u32, u32)>,
-    numbers: Numbers,
-    problems: Vec<String>,
-    healed_us: Option<u64>,
-    /// Faults that have begun and not ended.
-    open: BTreeMap<String, u64>,
-}
-
-impl Reader {
-    fn on_event(&mut self, event: &Event) {
-        let at_us = event.at_us;
-        match &event.what {
-            What::Invoke { message, recipient, .. } => {
-                let one = self.message(*message);
-                one.recipient = *recipient;
-                one.invoked_us.get_or_insert(at_us);
-            }
-            What::Acked { message, level } => {
-                let one = self.message(*message);
-                one.acked_us.get_or_insert(at_us);
-                let is_higher = *level == Level::Replicated || one.level.is_none();
-                one.level = if is_higher { Some(*level) } else { one.level };
-            }
-            What::Refused { message } => self.message(*message).is_refused = true,
-            What::GivenUp { message } => self.message(*message).is_given_up = true,
-            What::Attached { session, recipient, device, start, lost } => {
-                self.on_attached(at_us, *session, (*recipient, *device), start, *lost);
-            }
-            What::Reset { session, reason, lost } => self.on_reset(at_us, *session, reason, *lost),
-            What::Delivered { session, message, to, again } => {
-                self.on_delivered(at_us, *session, *message, *to, *again);
-            }
-            What::Detached { session } => {
-                if let Some(device) = self.current(*session) {
-                    device.is_live = false;
-                }
-            }
-            What::Fault { name, begins, proof } => self.on_fault(name, *begins, proof),
-            What::Healed => self.healed_us = Some(at_us),
-            What::CaughtUp { session, ms } => {
-                self.rests.push((*session, at_us, *ms));
-                self.numbers.catch_up_ms = self.numbers.catch_up_ms.max(ms.unwrap_or(0));
-                if let Some(device) = self.current(*session) {
-                    device.rest = Some((at_us, *ms));
-                }
-            }
-            What::Queue { node, bytes, cap } => {
-                self.numbers.queue_bytes = self.numbers.queue_bytes.max(*bytes);
-                if bytes > cap {
-                    self.full.push((at_us, node.clone(), *bytes, *cap));
-                }
-            }
-            What::Log { recipient, trimmed, messages } => self.on_log(*recipient, *trimmed, messages),
-        }
-    }
-
-    fn number(&mut self, no: MessageNo) -> u32 {
-        let messages = &mut self.messages;
-        *self.index.entry(no).or_insert_with(|| {
-            messages.push(Message {
-                no,
-                recipient: u32::MAX,
-                invoked_us: None,
-                acked_us: None,
-                level: None,
-                is_refused: false,
-                is_given_up: false,
-                is_delivered: false,
-                fate: Fate::Gone,
-            });
-            u32::try_from(messages.len() - 1).unwrap_or(u32::MAX)
-        })
-    }
-
-    fn message(&mut self, no: MessageNo) -> &mut Message {
-        let number = self.number(no);
-        &mut self.messages[number as usize]
-    }
-
-    /// The device whose newest session this is.
-    fn current(&mut self, session: u32) -> Option<&mut Device> {
-        let device = self.sessions.get(&session)?.device;
-        self.devices.get_mut(device).filter(|device| device.session == session)
-    }
-
-    fn on_attached(&mut self, at_us: u64, session: u32, name: (u32, u32), start: &str, lost: Option<u64>) {
-        let is_reset = !matches!(start, "new" | "resumed");
-        let next = self.devices.len();
-        let device = *self.by_device.entry(name).or_insert(next);
-        if device == next {
-            let (recipient, segments, deliveries, late) = (name.0, Vec::new(), Vec::new(), Vec::new());
-            self.devices.push(Device { recipient, segments, deliveries, late, session, is_live: true, rest: None });
-        }
-        let device_there = &mut self.devices[device];
-        (device_there.session, device_there.is_live) = (session, true);
-        // Once nothing new is sent, the end stays where it was reached.
-        let healed_us = self.healed_us.unwrap_or(u64::MAX);
-        device_there.rest = device_there.rest.filter(|(rest_us, _)| *rest_us >= healed_us);
-        // A history may begin in the middle: then nothing is known of what came before.
-        let is_first = device_there.segments.is_empty();
-        if is_first || start != "resumed" {
-            let first = device_there.deliveries.len();
-            device_there.segments.push(Segment { is_new: is_first || !is_reset, at_us, first, lost });
-        }
-        if self.sessions.insert(session, Session { device, attached_us: at_us }).is_some() {
-            self.problems.push(format!("session {session} attached twice"));
-        }
-        self.numbers.sessions += 1;
-        if is_reset {
-            *self.numbers.resets.entry(start.to_owned()).or_default() += 1;
-        }
-    }
-
-    fn on_reset(&mut self, at_us: u64, session: u32, reason: &str, lost: Option<u64>) {
-        *self.numbers.resets.entry(reason.to_owned()).or_default() += 1;
-        if let Some(device) = self.current(session) {
-            let first = device.deliveries.len();
-            device.segments.push(Segment { is_new: false, at_us, first, lost });
-        }
-    }
-
-    fn on_delivered(&mut self, at_us: u64, session: u32, no: MessageNo, to: u32, again: bool) {
-        self.numbers.deliveries += 1;
-        self.numbers.again += u64::from(again);
-        let Some(&Session { device, .. }) = self.sessions.get(&session) else {
-            self.problems.push(format!("session {session} received {} and was never attached", name(no)));
-            return;
-        };
-        if to != self.devices[device].recipient {
-            self.strayed.push((session, no, to, at_us));
-            return;
-        }
-        let message = self.number(no);
-        self.messages[message as usize].is_delivered = true;
-        let delivery = Delivery { message, session, at_us, again };
-        let device = &mut self.devices[device];
-        let list = if device.session == session { &mut device.deliveries } else { &mut device.late };
-        list.push(delivery);
-    }
-
-    fn on_fault(&mut self, name: &str, begins: bool, proof: &str) {
-        let open = self.open.entry(name.to_owned()).or_default();
-        if begins {
-            *open += 1;
-            return;
-        }
-        if proof.trim().is_empty() {
-            self.problems.push(format!("the fault {name} ended and nothing proves that it bit"));
-        }
-        match open.checked_sub(1) {
-            Some(left) => *open = left,
-            None => self.problems.push(format!("the fault {name} ended and never began")),
-        }
-    }
-
-    fn on_log(&mut self, recipient: u32, trimmed: u64, messages: &[MessageNo]) {
-        self.numbers.trimmed += trimmed;
-        self.numbers.retained += messages.len() as u64;
-        let mut log = Log { trimmed, ..Log::default() };
-        for (place, no) in (1..).zip(messages) {
-            let message = self.number(*no);
-            let one = &mut self.messages[message as usize];
-            if one.place().is_some() {
-                self.stored_twice.push((recipient, message));
-            } else {
-                one.fate = Fate::Kept(place);
-            }
-            log.messages.push(message);
-        }
-        if self.logs.insert(recipient, log).is_some() {
-            self.problems.push(format!("the log of recipient {recipient} was read twice"));
-        }
-    }
-
-    fn finish(mut self, rules: &Rules) -> Story {
-        let left = self.open.iter().filter(|(_, open)| **open > 0);
-        self.problems.extend(left.map(|(name, _)| format!("the fault {name} began and never ended")));
-        tell_trimmed_from_gone(&mut self.messages, &mut self.logs, rules.redis_may_lose);
-        Story {
-            messages: self.messages,
-            devices: self.devices,
-            logs: self.logs,
-            rests: self.rests,
-            full: self.full,
-            strayed: self.strayed,
-            stored_twice: self.stored_twice,
-            numbers: self.numbers,
-            problems: self.problems,
-            healed_us: self.healed_us,
-            sessions: self.sessions,
-        }
     }
 }

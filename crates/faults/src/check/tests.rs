@@ -1,12 +1,18 @@
 //! For each class a history that has to be rejected for exactly that class, and its neighbours that have to be accepted.
 
+mod groups;
 mod tale;
 
 use super::*;
-use crate::history::{Level, MessageNo, What};
+use crate::history::{Level, MessageNo, To, What};
 use tale::{ME, Tale};
 
-const LOSES: Rules = Rules { redis_may_lose: true, stall_ms_max: STALL_MS_MAX };
+const LOSES: Rules = Rules {
+    redis_may_lose: true,
+    redis_may_evict: false,
+    stall_ms_max: STALL_MS_MAX,
+    presence_ms_max: PRESENCE_MS_MAX,
+};
 
 fn strict(tale: &Tale) -> Verdict {
     judge(&tale.events, &Rules::default())
@@ -248,11 +254,11 @@ fn nothing_comes_that_was_never_sent_or_was_refused() {
 fn everybody_reaches_the_end_in_time() {
     let tale = Tale::begun().sent(1).came(1, &[1]).attached_as(2, 1, "new", None).sent(2).came(1, &[2]).rested(1);
     assert_valid(&strict(&tale.clone().came(2, &[2]).rested(2).log(&[1, 2])));
-    let late = |ms| tale.clone().came(2, &[2]).and(What::CaughtUp { session: 2, ms }).log(&[1, 2]);
+    let late = |ms| tale.clone().came(2, &[2]).and(What::CaughtUp { session: 2, of: None, ms }).log(&[1, 2]);
     assert_valid(&strict(&late(Some(STALL_MS_MAX))));
     assert_only(Class::Stuck, &strict(&late(Some(STALL_MS_MAX + 1))));
     // It has less than it should, and says so: that is one finding, not two.
-    let never = tale.clone().and(What::CaughtUp { session: 2, ms: None }).log(&[1, 2]);
+    let never = tale.clone().and(What::CaughtUp { session: 2, of: None, ms: None }).log(&[1, 2]);
     assert_only(Class::Stuck, &strict(&never));
     // Nobody asked it.
     assert_only(Class::Stuck, &strict(&tale.clone().came(2, &[2]).log(&[1, 2])));
@@ -279,8 +285,8 @@ fn a_queue_stays_within_its_bound() {
 fn nobody_gets_what_is_for_others() {
     let tale = Tale::begun().sent(1).came(1, &[1]).rested(1).log(&[1]);
     let other = MessageNo { sender: 7, count: 1 };
-    let sent = tale.and(What::Invoke { message: other, recipient: 5, level: Level::Stored });
-    let came = |to| sent.clone().and(What::Delivered { session: 1, message: other, to, again: false });
+    let sent = tale.and(What::Invoke { message: other, recipient: To::User(5), level: Level::Stored });
+    let came = |to| sent.clone().and(What::Delivered { session: 1, message: other, to: To::User(to), again: false });
     assert_only(Class::WrongRecipient, &strict(&came(5)));
     // Also if the frame names somebody else than the sender did.
     assert_only(Class::WrongRecipient, &strict(&came(ME)));
@@ -344,13 +350,13 @@ fn a_long_run_is_judged_in_seconds() {
     for count in 0..2_500_000 {
         let (message, recipient) = (MessageNo { sender: count % 50, count }, count % sessions);
         logs[recipient as usize].push(message);
-        tale = tale.and(What::Invoke { message, recipient, level: Level::Stored });
+        tale = tale.and(What::Invoke { message, recipient: To::User(recipient), level: Level::Stored });
         tale = tale.and(What::Acked { message, level: Level::Stored });
-        tale = tale.and(What::Delivered { session: recipient + 1, message, to: recipient, again: false });
+        tale = tale.and(What::Delivered { session: recipient + 1, message, to: To::User(recipient), again: false });
     }
     tale = (1..=sessions).fold(tale, Tale::rested);
     for (recipient, messages) in (0..).zip(logs) {
-        tale = tale.and(What::Log { recipient, trimmed: 0, messages });
+        tale = tale.and(What::Log { recipient: To::User(recipient), trimmed: 0, messages, mseqs: Vec::new() });
     }
     assert_valid(&strict(&tale));
 }

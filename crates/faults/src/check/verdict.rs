@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Rules;
 use super::story::Story;
-use crate::history::{Level, MessageNo};
+use crate::history::{Level, MessageNo, To};
 
 /// What a history can break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -33,10 +33,18 @@ pub(crate) enum Class {
     QueueOverCap,
     /// A message for somebody else.
     WrongRecipient,
+    /// A message of a group came to somebody who was no member when it was stored, and no guest.
+    Outsider,
+    /// A join or leave was answered, and the group's record does not know it in the end. Allowed where Redis may lose it.
+    MembershipLost,
+    /// A watcher was told an older version of somebody's presence behind a newer one.
+    PresenceBack,
+    /// What a watcher was told last is not so, long after everybody had come or gone.
+    PresenceWrong,
 }
 
 impl Class {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Lost,
         Self::LostReplicated,
         Self::RedisLost,
@@ -47,6 +55,10 @@ impl Class {
         Self::Stuck,
         Self::QueueOverCap,
         Self::WrongRecipient,
+        Self::Outsider,
+        Self::MembershipLost,
+        Self::PresenceBack,
+        Self::PresenceWrong,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -61,6 +73,10 @@ impl Class {
             Self::Stuck => "stuck",
             Self::QueueOverCap => "queue_over_cap",
             Self::WrongRecipient => "wrong_recipient",
+            Self::Outsider => "outsider",
+            Self::MembershipLost => "membership_lost",
+            Self::PresenceBack => "presence_back",
+            Self::PresenceWrong => "presence_wrong",
         }
     }
 }
@@ -73,6 +89,8 @@ const EXAMPLES_MAX: usize = 10;
 pub(crate) struct Example {
     pub(crate) at_us: u64,
     pub(crate) session: Option<u32>,
+    /// The stream; where there is none it is that of the recipient.
+    pub(crate) of: Option<To>,
     pub(crate) recipient: Option<u32>,
     pub(crate) message: Option<MessageNo>,
     /// What came before and after it.
@@ -105,9 +123,15 @@ pub(crate) struct Numbers {
     pub(crate) restored: u64,
     /// Delivered though never acknowledged.
     pub(crate) recovered: u64,
+    /// Frames of groups, joins and leaves that were answered, and what watchers were told.
+    pub(crate) group_deliveries: u64,
+    pub(crate) joins: u64,
+    pub(crate) leaves: u64,
+    pub(crate) told: u64,
     pub(crate) sessions: u64,
+    /// Streams, each of one device.
     pub(crate) devices: u64,
-    /// Devices that were there at the end and reached the end of their stream.
+    /// Those that were there at the end and reached it.
     pub(crate) caught_up: u64,
     pub(crate) resets: BTreeMap<String, u64>,
     /// The longest that an acknowledged message took to a session that was there all that time.
@@ -173,7 +197,8 @@ impl Verdict {
 
     /// The classes that make the history invalid.
     pub(crate) fn broken(&self) -> Vec<Class> {
-        let is_allowed = |class: Class| class == Class::RedisLost && self.redis_may_lose;
+        let is_allowed =
+            |class: Class| matches!(class, Class::RedisLost | Class::MembershipLost) && self.redis_may_lose;
         Class::ALL.into_iter().filter(|&class| self.count(class) > 0 && !is_allowed(class)).collect()
     }
 
@@ -192,6 +217,9 @@ impl fmt::Display for Example {
         write!(f, "{}.{:06} s", self.at_us / 1_000_000, self.at_us % 1_000_000)?;
         if let Some(recipient) = self.recipient {
             write!(f, ", recipient {recipient}")?;
+        }
+        if let Some(of) = self.of.filter(|of| !matches!(of, To::User(_))) {
+            write!(f, ", {of}")?;
         }
         if let Some(session) = self.session {
             write!(f, ", session {session}")?;
@@ -213,14 +241,19 @@ impl fmt::Display for Verdict {
         )?;
         writeln!(
             f,
-            "{} delivered in {} frames to {} sessions of {} devices; {} were never acked; {} again, {} restored",
+            "{} delivered in {} frames to {} sessions with {} streams; {} were never acked; {} again, {} restored",
             n.delivered, n.deliveries, n.sessions, n.devices, n.recovered, n.again, n.restored
+        )?;
+        writeln!(
+            f,
+            "{} of these frames in groups; {} joins, {} leaves; watchers were told {} times",
+            n.group_deliveries, n.joins, n.leaves, n.told
         )?;
         let resets: Vec<String> = n.resets.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         writeln!(f, "resets: {}", if resets.is_empty() { "none".to_owned() } else { resets.join(", ") })?;
         writeln!(
             f,
-            "longest stall {} ms; {} devices caught up within {} ms; largest queue {} bytes; logs: {} kept, {} trimmed",
+            "longest stall {} ms; {} streams caught up within {} ms; largest queue {} bytes; logs: {} kept, {} trimmed",
             n.longest_stall_ms, n.caught_up, n.catch_up_ms, n.queue_bytes, n.retained, n.trimmed
         )?;
         for (class, found) in &self.found {

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use protocol::Encoding;
 use protocol::client::fields::{self, Fields};
-use protocol::{Cursor, Encoding};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use switchboard_client::socket::{Incoming, Socket};
 use switchboard_client::wire::{ServerEvent, Welcome};
-use switchboard_client::{CursorTrail, Status};
 use tokio::time::{Instant, sleep};
 
+use super::groups::{Answer, Way};
 use super::link::{BUNDLE_FRAMES, open};
+use super::roles;
 use super::shared::Shared;
-use crate::history::{MessageNo, What};
+use super::streams::Streams;
+use crate::history::{MessageNo, To, What};
 
 /// Between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(500);
@@ -53,7 +55,9 @@ pub(crate) struct Receiver {
     habit: Habit,
     patience: Duration,
     chance: StdRng,
-    trail: Option<CursorTrail>,
+    streams: Streams,
+    /// Into the groups that this device asks for.
+    ways: Vec<Way>,
     front: usize,
 }
 
@@ -82,7 +86,10 @@ impl Receiver {
         let front = chance.random_range(0..shared.fronts.len());
         let patience = PATIENCE[chance.random_range(0..PATIENCE.len())];
         let index = shared.enter(recipient);
-        Self { shared, recipient, device, index, habit, patience, chance, trail: None, front }
+        let asked = roles::of(recipient).into_iter().filter(|&(_, part)| roles::asks(part, device));
+        let ways = asked.map(|(group, part)| Way::new(recipient, group, part)).collect();
+        let streams = Streams::new(index, recipient);
+        Self { shared, recipient, device, index, habit, patience, chance, streams, ways, front }
     }
 
     /// Goes on until it is dropped.
@@ -95,8 +102,12 @@ impl Receiver {
                     backoff = Duration::from_millis(50);
                     let number = self.attached(&welcome);
                     let end = self.stay(&mut socket, number, &behind).await;
-                    self.shared.stands(self.index, |place| place.session = None);
+                    self.shared.stands(self.index, |place| {
+                        place.session = None;
+                        place.streams.clear();
+                    });
                     self.shared.recorder.record(What::Detached { session: number });
+                    self.ways.iter_mut().for_each(|way| way.lose(&self.shared.recorder));
                     self.after(end, socket).await
                 }
                 Err(no) => {
@@ -112,14 +123,9 @@ impl Receiver {
         }
     }
 
-    fn hello(&self) -> Value {
-        let mut hello =
-            json!({"type": "hello", "device": format!("d{}", self.device), "batch": true, "from": "oldest"});
-        if let Some(trail) = &self.trail {
-            let cursors = trail.newest_first();
-            hello["cursors"] = json!({ format!("user:r{}", self.recipient): cursors });
-        }
-        hello
+    fn hello(&mut self) -> Value {
+        json!({"type": "hello", "device": format!("d{}", self.device), "batch": true, "from": "oldest",
+            "cursors": self.streams.name()})
     }
 
     fn attached(&mut self, welcome: &Welcome) -> u32 {
@@ -129,22 +135,10 @@ impl Receiver {
             self.shared.counts.complain(format!("a welcome without a stream: {welcome:?}"));
             return session;
         };
-        let start = match stream.status {
-            Status::New => "new",
-            Status::Resumed => "resumed",
-            Status::Reset => stream.reason.as_deref().unwrap_or("reset"),
-        };
-        if stream.status == Status::Reset {
-            self.shared.counts.count(&format!("reset {start}"));
-        }
-        if stream.status != Status::Resumed || self.trail.is_none() {
-            self.trail = Some(CursorTrail::starting_at(&stream.cursor));
-        }
+        let start = self.streams.start(&self.shared, session, stream);
         let (recipient, device, lost) = (self.recipient, self.device, stream.lost);
-        let start = start.to_owned();
         self.shared.recorder.record(What::Attached { session, recipient, device, start, lost });
-        let cursor = Cursor::from_text(&stream.cursor);
-        self.shared.stands(self.index, |place| (place.session, place.cursor) = (Some(session), cursor));
+        self.ways.iter_mut().for_each(Way::begin_session);
         session
     }
 
@@ -207,11 +201,13 @@ impl Receiver {
             session.pinged = true;
             frames.push(json!({"type": "ping", "id": "p"}));
         }
-        if now.duration_since(session.last_ack) > ACK_EVERY
-            && let Some(trail) = &self.trail
-        {
+        if now.duration_since(session.last_ack) > ACK_EVERY {
             session.last_ack = now;
-            frames.push(json!({"type": "ack", "of": format!("user:r{}", self.recipient), "cursor": trail.last()}));
+            frames.extend(self.streams.acks());
+        }
+        let is_ending = self.shared.all_online();
+        for way in &mut self.ways {
+            frames.extend(way.ask(self.streams.runs(way.of()), is_ending, &self.shared.recorder));
         }
         let lost = !frames.is_empty() && socket.queue(Value::Array(frames).to_string().into_bytes()).is_err();
         lost.then_some(End::Lost { reconnect_ms: None })
@@ -242,13 +238,39 @@ impl Receiver {
                 let parts = [&message.to, &message.from, &message.id, &body].map(String::as_str);
                 self.on_message(session, parts, message.cursor.as_deref(), message.again);
             }
+            ServerEvent::Stream(start) => {
+                self.streams.start(&self.shared, session.number, start);
+            }
             ServerEvent::Reset(reset) => {
                 self.shared.counts.count(&format!("reset {}", reset.reason));
-                self.trail = Some(CursorTrail::starting_at(&reset.cursor));
+                let of = To::of_address(&reset.of);
+                self.streams.reset(&self.shared, of, &reset.cursor);
                 let (reason, lost) = (reset.reason.clone(), reset.lost);
-                self.shared.recorder.record(What::Reset { session: session.number, reason, lost });
-                let cursor = Cursor::from_text(&reset.cursor);
-                self.shared.stands(self.index, |place| place.cursor = cursor);
+                let of = (of != To::User(self.recipient)).then_some(of);
+                self.shared.recorder.record(What::Reset { session: session.number, of, reason, lost });
+            }
+            ServerEvent::Done(done) => self.on_answer(session.number, &done.id, None),
+            ServerEvent::Error(error) => match (&error.id, error.message.split(' ').nth(1)) {
+                (Some(id), _) => {
+                    self.shared.counts.count(&format!("membership {}", error.code));
+                    self.on_answer(session.number, id, Some(&error.code));
+                }
+                // The opening named a group whose membership was over.
+                (None, Some(of)) if error.message.starts_with("`cursors`: ") => {
+                    self.streams.end(&self.shared, session.number, To::of_address(of));
+                }
+                // An acknowledgement of a group that another device has left met that on its way.
+                (None, Some(of)) if error.message.starts_with("`of`: ") && of.starts_with("group:") => {
+                    self.shared.counts.count("late acknowledgement");
+                }
+                (None, _) => self.shared.counts.complain(format!("an error that answers nothing: {error:?}")),
+            },
+            ServerEvent::MemberChange(change) => {
+                let own = format!("r{}", self.recipient);
+                if change.who.as_ref().is_some_and(|(user, joined)| *user == own && !joined) {
+                    let of = To::of_address(&format!("group:{}", change.group));
+                    self.streams.end(&self.shared, session.number, of);
+                }
             }
             ServerEvent::Bye(bye) => {
                 self.shared.counts.count(&format!("bye {}", bye.code));
@@ -271,17 +293,24 @@ impl Receiver {
             let at = session.number;
             self.shared.counts.complain(format!("session {at} got what nobody sent: from {from:?} id {id:?}"));
         }
-        let to = to.strip_prefix("user:r").and_then(|to| to.parse().ok()).unwrap_or(u32::MAX);
+        let to = To::of_address(to);
         self.shared.recorder.record(What::Delivered { session: session.number, message, to, again });
         self.shared.counts.delivered.fetch_add(1, Ordering::Relaxed);
-        let Some(cursor) = cursor else {
-            return self.shared.counts.complain(format!("a message without a cursor: {id:?}"));
-        };
-        if let Some(trail) = &mut self.trail {
-            trail.push(cursor);
+        match cursor {
+            Some(cursor) => self.streams.take(&self.shared, to, cursor),
+            None => self.shared.counts.complain(format!("a message without a cursor: {id:?}")),
         }
-        let cursor = Cursor::from_text(cursor);
-        self.shared.stands(self.index, |place| place.cursor = cursor);
+    }
+
+    fn on_answer(&mut self, session: u32, id: &str, error: Option<&str>) {
+        for way in &mut self.ways {
+            match way.answered(id, error, &mut self.chance, &self.shared.recorder) {
+                Answer::Foreign => {}
+                Answer::Taken => return,
+                Answer::Left => return self.streams.end(&self.shared, session, way.of()),
+            }
+        }
+        self.shared.counts.complain(format!("session {session}: an answer to nothing: {id:?} {error:?}"));
     }
 
     /// Leaves politely or not, and says how long to stay away.

@@ -16,8 +16,9 @@ use switchboard_client::wire::ServerEvent;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::link::{BUNDLE_FRAMES, open};
+use super::roles::GROUPS;
 use super::shared::Shared;
-use crate::history::{Level, MessageNo, What};
+use crate::history::{Level, MessageNo, To, What};
 
 /// Without an answer at once. A node takes 256 of a connection.
 const WINDOW: usize = 200;
@@ -38,6 +39,9 @@ const GIVE_UP: Duration = Duration::from_secs(50);
 /// Tries at `replicated` before the sender is content with `stored`.
 const REPLICATED_TRIES: u32 = 4;
 
+/// Of a thousand messages so many go to groups, each to some twenty-five devices; one goes to everybody.
+const GROUP_PERMILLE: u32 = 20;
+
 pub(crate) struct Sender {
     shared: Arc<Shared>,
     index: u32,
@@ -55,7 +59,7 @@ pub(crate) struct Sender {
 }
 
 struct Pending {
-    recipient: u32,
+    recipient: To,
     level: Level,
     begun: Instant,
     tries: u32,
@@ -186,7 +190,12 @@ impl Sender {
         self.next += 1;
         let plan = &self.shared.plan;
         let is_hot = self.chance.random_range(0..100) < self.shared.hot_percent.load(Ordering::Relaxed);
-        let recipient = if is_hot { 0 } else { self.chance.random_range(0..plan.recipients) };
+        let recipient = match self.chance.random_range(0..1_000) {
+            _ if is_hot => To::User(0),
+            0..GROUP_PERMILLE => To::Group(self.chance.random_range(0..GROUPS)),
+            GROUP_PERMILLE => To::All,
+            _ => To::User(self.chance.random_range(0..plan.recipients)),
+        };
         let is_replicated = plan.has_replicas && self.chance.random_range(0..10) == 0;
         let level = if is_replicated { Level::Replicated } else { Level::Stored };
         self.shared.recorder.record(What::Invoke { message: self.no(count), recipient, level });
@@ -208,8 +217,7 @@ impl Sender {
         self.in_flight += 1;
         let id = format!("{}:{count}", self.index);
         let padding = "x".repeat(pending.padding_bytes);
-        let _ =
-            write!(frame, r#"{{"type":"send","id":"{id}","to":"user:r{}","body":"{id} {padding}""#, pending.recipient);
+        let _ = write!(frame, r#"{{"type":"send","id":"{id}","to":"{}","body":"{id} {padding}""#, pending.recipient);
         if pending.level == Level::Replicated {
             frame.push_str(r#","ack":"replicated""#);
         }
@@ -264,7 +272,7 @@ impl Sender {
         if let Some(pending) = self.pending.remove(&count) {
             self.shared.recorder.record(What::Acked { message: self.no(count), level: pending.level });
             self.shared.counts.acked.fetch_add(1, Ordering::Relaxed);
-            if pending.recipient == 0 {
+            if pending.recipient == To::User(0) {
                 self.shared.counts.acked_first.fetch_add(1, Ordering::Relaxed);
             }
             if pending.level == Level::Replicated {

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::Cursor;
 
+use super::presence::Views;
+use crate::history::To;
 use crate::run::recorder::Recorder;
 
 /// Longer than any fault. A sender that leaves a silent node earlier may be overtaken by its own first tries, which is a
@@ -46,14 +48,19 @@ pub(crate) struct Shared {
     pub(crate) sessions: AtomicU32,
     /// Where each receiver stands.
     pub(crate) places: Mutex<Vec<Place>>,
+    /// Who is there, and who watchers think is there.
+    pub(crate) views: Mutex<Views>,
 }
 
 /// A receiver: one device of a recipient, over all its connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) recipient: u32,
     pub(crate) session: Option<u32>,
+    /// In its inbox.
     pub(crate) cursor: Option<Cursor>,
+    /// In the further streams of this session.
+    pub(crate) streams: BTreeMap<To, Option<Cursor>>,
 }
 
 /// Everything that proofs are made of.
@@ -117,6 +124,7 @@ impl Shared {
             sender_patience_ms: AtomicU64::new(SENDER_PATIENCE_MS),
             sessions: AtomicU32::new(0),
             places: Mutex::new(Vec::new()),
+            views: Mutex::default(),
         }
     }
 
@@ -135,7 +143,7 @@ impl Shared {
     /// Enters a receiver; the answer is its index in [`Shared::places`].
     pub(crate) fn enter(&self, recipient: u32) -> usize {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(Place { recipient, session: None, cursor: None });
+        places.push(Place { recipient, session: None, cursor: None, streams: BTreeMap::new() });
         places.len() - 1
     }
 

@@ -126,7 +126,7 @@ pub(super) async fn endless_handshakes(stage: &Stage, hold: Duration) -> Result<
 /// Fault 34.
 pub(super) async fn bad_cursors(stage: &Stage) -> Result<String> {
     let places = stage.load.places();
-    let known = |skip: usize| places.iter().filter(|p| p.cursor.is_some_and(|c| c.seq > 0)).nth(skip).copied();
+    let known = |skip: usize| places.iter().filter(|p| p.cursor.is_some_and(|c| c.seq > 0)).nth(skip).cloned();
     let (mine, other) = (known(0).context("nobody has a place yet")?, known(1).context("only one has a place")?);
     let (place, foreign) = (mine.cursor.context("a place")?, other.cursor.context("a place")?);
     let Cursor { epoch, seq, stamp } = place;

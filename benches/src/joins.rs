@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use load::{Common, Crowd, CrowdOptions, JoinsOptions};
+use load::{Act, Common, Crowd, CrowdOptions, JoinsOptions};
 
 use crate::Cli;
 use crate::fleet::Fleet;
@@ -49,10 +49,10 @@ pub(crate) async fn run(cli: &Cli) -> anyhow::Result<String> {
     Ok(format!(
         "One node. Changes: {CONNECTIONS} connections, each a user of its own that joins and leaves {WINDOW} of {GROUPS} groups \
          without pause, {} s a run, {} runs: median (least–most). Memory: {CROWD} connections, each a user of its own; all join and \
-         leave one group, so that buffers have their size; then all join {SHARED_GROUPS} groups for good, one after the other. \
-         Resident memory of the node is (with - without the {SHARED_GROUPS} groups) / memberships, so connections are not in it. \
-         Redis memory is `used_memory`, once for the first group, which brings each user a set of his groups, and once for a \
-         further one.\n\n| figure | value |\n|---|---|\n| joins and leaves a second | {} |\n| p99 of an answer, ms | {} |\n| node \
+         leave one group until they disconnect, so that buffers have their size; then all join {SHARED_GROUPS} groups so, one after \
+         the other. Resident memory of the node is (with - without the {SHARED_GROUPS} groups) / memberships, so connections are not \
+         in it. Then all join a group for good and leave it, so that Redis\' tables have their size, and join two: Redis memory is `used_memory`, once for the first group, which brings each user \
+         a set of his groups, and once for the other.\n\n| figure | value |\n|---|---|\n| joins and leaves a second | {} |\n| p99 of an answer, ms | {} |\n| node \
          CPU, us a change | {} |\n| node bytes a local member | {} |\n| Redis bytes a member, first group of its users | {} |\n| \
          Redis bytes a member, further groups | {} |\n\nThe goals: at least 5,000 joins and leaves a second (**{:.0}**), at most 200 \
          bytes of the node a local member (**{:.0}**), at most 250 bytes of Redis a member (**{:.0}** in the first group, **{:.0}** \
@@ -85,19 +85,28 @@ impl Memory {
         let fleet = Fleet::product(&cli.binary, 1, &[]).await?;
         let options = CrowdOptions { url: fleet.urls[0].clone(), connections: CROWD, common: Common::default() };
         let mut crowd = Crowd::open(&options).await?;
-        crowd.order(true, "warm-up").await?;
-        crowd.order(false, "warm-up").await?;
-        let (node, redis) = settled(&fleet).await?;
-        crowd.order(true, "shared-0").await?;
-        let (_, redis_one) = settled(&fleet).await?;
-        for group in 1..SHARED_GROUPS {
-            crowd.order(true, &format!("shared-{group}")).await?;
+        // Visits: their seats and streams are those of members for good, but no notices to all the others come and go beside
+        // them, whose buffers an allocator keeps.
+        for act in [Act::Visit, Act::Leave] {
+            crowd.order(act, "warm-up").await?;
         }
-        let (node_all, redis_all) = settled(&fleet).await?;
+        let (node, _) = settled(&fleet).await?;
+        for group in 0..SHARED_GROUPS {
+            crowd.order(Act::Visit, &format!("visited-{group}")).await?;
+        }
+        let (node_all, _) = settled(&fleet).await?;
+        for act in [Act::Join, Act::Leave] {
+            crowd.order(act, "warm-up").await?;
+        }
+        let (_, redis) = settled(&fleet).await?;
+        crowd.order(Act::Join, "shared-0").await?;
+        let (_, redis_one) = settled(&fleet).await?;
+        crowd.order(Act::Join, "shared-1").await?;
+        let (_, redis_two) = settled(&fleet).await?;
         let (members, groups) = (CROWD as f64, SHARED_GROUPS as f64);
         self.node.push((node_all - node) / (members * groups));
         self.redis_first.push((redis_one - redis) / members);
-        self.redis_further.push((redis_all - redis_one) / (members * (groups - 1.0)));
+        self.redis_further.push((redis_two - redis_one) / members);
         eprintln!(
             "bytes a member: {:?} {:?} {:?}",
             self.node.last(),

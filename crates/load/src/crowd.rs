@@ -19,6 +19,9 @@ use crate::options::Common;
 
 const READ_BUFFER_BYTES: usize = 1_024;
 
+/// Joins or leaves under way.
+const AT_ONCE: usize = 100;
+
 /// Before something that was `overloaded` or `unavailable` is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -38,9 +41,19 @@ pub struct Crowd {
     _tasks: JoinSet<()>,
 }
 
+/// What everybody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// For good.
+    Join,
+    /// For as long as the connection lasts.
+    Visit,
+    Leave,
+}
+
 #[derive(Clone, Debug)]
 struct Order {
-    is_join: bool,
+    act: Act,
     group: Arc<str>,
 }
 
@@ -81,25 +94,37 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Everybody joins the group for good, or leaves it. Returns when all are answered.
+    /// Everybody joins the group or leaves it, a hundred at a time: what so many need at once is not what a member
+    /// costs. Returns when all are answered.
     ///
     /// # Errors
     /// When somebody is refused, or is gone.
-    pub async fn order(&mut self, is_join: bool, group: &str) -> anyhow::Result<()> {
-        let order = Order { is_join, group: group.into() };
-        for connection in &self.orders {
+    pub async fn order(&mut self, act: Act, group: &str) -> anyhow::Result<()> {
+        let order = Order { act, group: group.into() };
+        for (index, connection) in self.orders.iter().enumerate() {
+            if index >= AT_ONCE {
+                one_answered(&mut self.answers).await.with_context(|| format!("{order:?}"))?;
+            }
             connection.send(order.clone()).ok().context("a connection has ended")?;
         }
-        self.all_answered().await.with_context(|| format!("{order:?}"))
+        for _ in 0..self.orders.len().min(AT_ONCE) {
+            one_answered(&mut self.answers).await.with_context(|| format!("{order:?}"))?;
+        }
+        Ok(())
     }
 
     async fn all_answered(&mut self) -> anyhow::Result<()> {
         for _ in 0..self.orders.len() {
-            let answer = self.answers.recv().await.context("all connections have ended")?;
-            ensure!(answer.is_ok(), "{}", answer.err().unwrap_or_default());
+            one_answered(&mut self.answers).await?;
         }
         Ok(())
     }
+}
+
+async fn one_answered(answers: &mut mpsc::UnboundedReceiver<Result<(), String>>) -> anyhow::Result<()> {
+    let answer = answers.recv().await.context("all connections have ended")?;
+    ensure!(answer.is_ok(), "{}", answer.err().unwrap_or_default());
+    Ok(())
 }
 
 /// Holds one connection, reads what comes, and does what it is told, one thing at a time.
@@ -153,9 +178,9 @@ async fn obey(
 
 fn frame_of(order: &Order) -> Vec<u8> {
     let group = order.group.to_string();
-    let request = match order.is_join {
-        true => Ask::Join { group, until_disconnect: false, cursor: None },
-        false => Ask::Leave { group },
+    let request = match order.act {
+        Act::Leave => Ask::Leave { group },
+        act => Ask::Join { group, until_disconnect: act == Act::Visit, cursor: None },
     };
     ask("1", &request)
 }

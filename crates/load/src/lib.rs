@@ -22,7 +22,7 @@ mod pacer;
 mod report;
 mod socket_io;
 
-pub use crowd::{Crowd, CrowdOptions};
+pub use crowd::{Act, Crowd, CrowdOptions};
 pub use fanout::{Dialect, FanoutOptions, FanoutReport, Hook, fanout};
 pub use idle::idle;
 pub use joins::{JoinsOptions, JoinsReport, joins};

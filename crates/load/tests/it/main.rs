@@ -8,7 +8,7 @@ mod relay;
 use std::time::Duration;
 
 use load::{
-    Common, Crowd, CrowdOptions, Dialect, FanoutOptions, IdleOptions, JoinsOptions, P2pOptions, P2pReport, Traffic,
+    Act, Common, Crowd, CrowdOptions, Dialect, FanoutOptions, IdleOptions, JoinsOptions, P2pOptions, P2pReport, Traffic,
 };
 use relay::Fault;
 
@@ -167,8 +167,8 @@ async fn joins_and_leaves_are_counted() {
 
     let options = CrowdOptions { url, connections: 20, common: Common::default() };
     let mut crowd = Crowd::open(&options).await.unwrap();
-    crowd.order(true, "g").await.unwrap();
-    crowd.order(false, "g").await.unwrap();
+    crowd.order(Act::Join, "g").await.unwrap();
+    crowd.order(Act::Leave, "g").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

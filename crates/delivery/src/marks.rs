@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use protocol::limits::FIELDS_MAX;
+use protocol::limits::{FIELDS_MAX, GROUP_FIELDS_MAX};
 use protocol::{Cursor, Envelope, Text, UnixMillis};
 
 use crate::record::{Record, Whose, size};
@@ -52,9 +52,9 @@ pub struct FieldsPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// Places that a record keeps at the most. A group's are as many as its members have devices.
-pub fn fields_max(whose: Whose) -> Option<u64> {
-    (whose != Whose::Group).then_some(FIELDS_MAX)
+/// Places that a record keeps at the most.
+pub fn fields_max(whose: Whose) -> u64 {
+    if whose == Whose::Group { GROUP_FIELDS_MAX } else { FIELDS_MAX }
 }
 
 /// Moves a read mark forward. One that is no place of this inbox any more gives way to any that is.
@@ -68,7 +68,7 @@ pub fn mark(record: Option<&mut Record>, whose: Whose, field: &Text, cursor: Cur
     }
     match record.cursors.get(field).copied() {
         Some(stored) if record.check(&stored).is_ok() && stored.seq >= cursor.seq => return Ok(Marked::Behind(stored)),
-        None if fields_max(whose).is_some_and(|max| record.cursors.len() as u64 >= max) => return Err(NoRoom),
+        None if record.cursors.len() as u64 >= fields_max(whose) => return Err(NoRoom),
         _ => {}
     }
     record.cursors.insert(field.clone(), cursor);

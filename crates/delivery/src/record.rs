@@ -9,11 +9,12 @@ mod attach;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
-use protocol::limits::{FIELDS_MAX, HISTORY_BYTES_MAX};
+use protocol::limits::HISTORY_BYTES_MAX;
 use protocol::node::Stored;
 use protocol::{ConnectionId, Cursor, Epoch, HandOver, NodeId, Page, Stamp, Tag, Text};
 
 use crate::fields::{self, Field};
+use crate::marks::fields_max;
 use crate::types::{BadBefore, Limits, Reason, Registered, Registration};
 
 pub use append::{Appended, LiveRow, append};
@@ -190,7 +191,7 @@ impl Record {
         match self.cursors.get(field).copied() {
             Some(stored) if is_foreign && stored.stamp > cursor.stamp => {}
             Some(stored) if !is_foreign && self.check(&stored).is_ok() && stored.seq >= cursor.seq => {}
-            None if whose != Whose::Group && self.cursors.len() as u64 >= FIELDS_MAX => {}
+            None if self.cursors.len() as u64 >= fields_max(whose) => {}
             _ => drop(self.cursors.insert(field.clone(), cursor)),
         }
     }

@@ -54,6 +54,10 @@ pub const NAMED_MEMBERS_MAX: u64 = 1_000;
 /// Places that one record keeps of a user: his devices' in the own inbox and in `all`, and read marks.
 pub const FIELDS_MAX: u64 = 1_024;
 
+/// The same of a group: a few devices of each member, and read marks. The names are the clients' own, so their number needs an
+/// end.
+pub const GROUP_FIELDS_MAX: u64 = 4 * MEMBERS_MAX;
+
 /// Users of one `presence` or `watch`, and all that one connection may watch.
 pub const WATCHED_MAX: usize = 1_000;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use delivery::marks::fields_max;
 use delivery::record::Whose;
 use delivery::{Ack, Attached, Replication, Verified};
 use fred::clients::Client;
 use fred::interfaces::SetsInterface;
 use fred::types::Value;
-use protocol::limits::FIELDS_MAX;
 use protocol::{Bundle, Cursor, NodeId, Page, Text};
 use routing::SlotGroup;
 use tokio::sync::Notify;
@@ -189,8 +189,11 @@ impl RedisCommands {
             let record = names.record(of);
             keys.extend([record.meta, record.inbox, record.cursors]);
             // A group has as many as its members have devices.
-            let fields_max = if Whose::of(of) == Whose::Group { String::new() } else { FIELDS_MAX.to_string() };
-            args.extend([requests::text(field), requests::cursor(Some(cursor)), requests::text(&fields_max)]);
+            args.extend([
+                requests::text(field),
+                requests::cursor(Some(cursor)),
+                requests::number(fields_max(Whose::of(of))),
+            ]);
         }
         self.book(self.scripts.ack.run(&self.client, keys, args).await).map(drop)
     }

@@ -72,7 +72,7 @@ impl RedisCommands {
         for MarkRequest { of, field, cursor: at } in list {
             let record = names.record(of);
             keys.extend([record.meta, record.inbox, record.cursors]);
-            args.extend([text(field), cursor(Some(at)), number(fields_max(Whose::of(of)).unwrap_or(0))]);
+            args.extend([text(field), cursor(Some(at)), number(fields_max(Whose::of(of)))]);
         }
         let answers = self.book(self.scripts.mark.run(&self.client, keys, args).await)?;
         Ok(items_of(answers).into_iter().map(|one| self.book(marked(bytes_of(one)))).collect())

@@ -330,7 +330,7 @@ async fn a_notice_comes_once_to_each_node_where_the_address_is() {
 
 /// What a user's record keeps of places is bounded; a group keeps one a member's device.
 #[tokio::test]
-async fn a_users_record_keeps_so_many_places_and_a_groups_as_many_as_there_are() {
+async fn a_users_record_keeps_so_many_places_and_a_groups_many_more() {
     let (redis, [a, ..]) = start().await;
     let names = topology("sb");
     for (of, kept) in [("user:bob", "1024"), ("group:den", "1030")] {

@@ -14,7 +14,7 @@ use crate::world::Seat;
 /// A drain waits for its clients, who stay for 3.5 s at most.
 const DRAINS_WITHIN: Duration = Duration::from_secs(20);
 
-/// A frozen node is buried after 15 to 25 s; a Redis that is hurt meanwhile makes it later.
+/// A frozen node is buried after 15 to 20 s; a Redis that is hurt meanwhile makes it later.
 const BURIED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Until somebody is told to leave.

@@ -2,7 +2,7 @@
 -- stream (a field that begins with /all/) is another record's: of two the one that was stored later counts.
 --
 -- KEYS  meta, inbox and cursors of each request
--- ARGV  for each request: field, cursor 24, how many fields the record may have ('' without a limit)
+-- ARGV  for each request: field, cursor 24, how many fields the record may have
 -- Answer  how many were stored
 local function one_request(key, at)
   local meta, inbox, cursors, field, cursor = KEYS[key], KEYS[key + 1], KEYS[key + 2], ARGV[at], ARGV[at + 1]
@@ -15,7 +15,7 @@ local function one_request(key, at)
   elseif stored then
     local is_held = not check(m, length, inbox, stored)
     if is_held and unpack_struct('>I8', stored, 9) >= unpack_struct('>I8', cursor, 9) then return 0 end
-  elseif ARGV[at + 2] ~= '' and call('HLEN', cursors) >= tonumber(ARGV[at + 2]) then
+  elseif call('HLEN', cursors) >= tonumber(ARGV[at + 2]) then
     return 0
   end
   call('HSET', cursors, field, cursor)

@@ -1,7 +1,7 @@
 -- mark: moves read marks forward. Only a place of the inbox counts, and none goes back.
 --
 -- KEYS  meta, inbox and cursors of each request
--- ARGV  for each request: field, cursor 24, fields of this record at the most ('0': as many as there are)
+-- ARGV  for each request: field, cursor 24, fields of this record at the most
 -- Answer  for each request | 1 moved |, | 2 behind | cursor 24 |, | 3 no room |, | 10 + reason, no place |, or | 255 why |
 local function one_request(key, at)
   local meta, inbox, cursors = KEYS[key], KEYS[key + 1], KEYS[key + 2]
@@ -14,7 +14,7 @@ local function one_request(key, at)
   if stored then
     local is_held = not check(m, length, inbox, stored)
     if is_held and unpack_struct('>I8', stored, 9) >= unpack_struct('>I8', cursor, 9) then return '\2' .. stored end
-  elseif fields_max > 0 and call('HLEN', cursors) >= fields_max then
+  elseif call('HLEN', cursors) >= fields_max then
     return '\3'
   end
   call('HSET', cursors, field, cursor)

@@ -152,8 +152,12 @@ fn skipped(story: &Story, device: &Device, received: &Received, log: &Log, place
 ///
 /// Found where such a message is followed, before the next reset, by an entry of the final log that did not come again
 /// later: so that entry was stored after the loss, and the stream went on over it. Found as well where the device was
-/// there at the end and no reset ever came. An entry that did come again was lost with the message, and stored anew.
+/// there at the end and no reset ever came. An entry that did come again was lost with the message, and stored anew. Of
+/// inboxes only: a group's stream may begin anew while its members are read, and what came before is then another stream's.
 pub(super) fn missing_reset(story: &Story, device: &Device, received: &Received, verdict: &mut Verdict) {
+    if matches!(device.of, To::Group(_)) {
+        return;
+    }
     for (number, segment) in device.segments.iter().enumerate() {
         let counted = || device.of_segment(number).filter(|&index| received.counts(device, index));
         let fate = |index: usize| story.message(&device.deliveries[index]).fate;

@@ -37,7 +37,7 @@ const REPLACED: [(&str, &str); 5] = [
         "local raws = {} for i = 1, count do local h = call('HGETALL', KEYS[i + 1]) raws[i] = #h > 0 and h or false end",
     ),
     ("if raw then a.meta = parse(raw)", "if raw then a.meta = parse_hash(raw)"),
-    ("a.nodes = nodes_of(m.tail, a.item)", "a.nodes = m.hash_nodes or nodes_of(m.tail, a.item)"),
+    ("a.nodes = receivers_of(m.tail, a.item)", "a.nodes = m.hash_nodes or receivers_of(m.tail, a.item)"),
     (
         "      save(meta_key, m)\n",
         "      call('HSET', meta_key, 'e', m.epoch, 'b', m.b, 's', string.format('%.0f', m.last), 'y', m.bytes, 'o', \

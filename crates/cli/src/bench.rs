@@ -78,17 +78,24 @@ struct P2pArgs {
     /// Each so-manieth message of a sender asks that a replica of Redis has it, too
     #[arg(long, conflicts_with = "ephemeral", value_name = "MESSAGES")]
     replicated_every: Option<u64>,
+    #[command(flatten)]
+    times: TimesArgs,
+    /// How long to wait for what is still on its way at the end
+    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    drain: Duration,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// How long a scenario runs.
+#[derive(Debug, Args)]
+struct TimesArgs {
     /// Before measuring
     #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
     warmup: Duration,
     /// Measured time
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
     seconds: Duration,
-    /// How long to wait for what is still on its way at the end
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
-    drain: Duration,
-    #[command(flatten)]
-    common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -109,12 +116,8 @@ struct FanoutArgs {
     /// Instead of a rate: so many messages of all senders on their way to everybody; shows throughput
     #[arg(long, conflicts_with = "rate", value_name = "MESSAGES")]
     window: Option<usize>,
-    /// Before measuring
-    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
-    warmup: Duration,
-    /// Measured time
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
-    seconds: Duration,
+    #[command(flatten)]
+    times: TimesArgs,
     /// How long to wait for what is still on its way at the end
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
     drain: Duration,
@@ -137,12 +140,8 @@ struct JoinsArgs {
     /// Requests without an answer, a connection, each about another group
     #[arg(long, default_value_t = 8, value_name = "REQUESTS")]
     window: usize,
-    /// Before measuring
-    #[arg(long, default_value = "2", value_parser = seconds, value_name = "SECONDS")]
-    warmup: Duration,
-    /// Measured time
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "SECONDS")]
-    seconds: Duration,
+    #[command(flatten)]
+    times: TimesArgs,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -263,8 +262,8 @@ impl P2pArgs {
             },
             ephemeral: self.ephemeral,
             replicated_every: self.replicated_every,
-            warmup: self.warmup,
-            measure: self.seconds,
+            warmup: self.times.warmup,
+            measure: self.times.seconds,
             drain: self.drain,
         }
     }
@@ -283,8 +282,8 @@ impl FanoutArgs {
                 None => Traffic::Rate { per_second: self.rate },
             },
             joined: load::Hook::default(),
-            warmup: self.warmup,
-            measure: self.seconds,
+            warmup: self.times.warmup,
+            measure: self.times.seconds,
             drain: self.drain,
         }
     }
@@ -298,8 +297,8 @@ impl JoinsArgs {
             connections: self.connections,
             groups: self.groups,
             window: self.window,
-            warmup: self.warmup,
-            measure: self.seconds,
+            warmup: self.times.warmup,
+            measure: self.times.seconds,
         }
     }
 }

@@ -125,15 +125,12 @@ impl Memberships {
         is_sure && (way.is_guest || !may_redis_lose || self.is_in_record(user, group, number) == Some(true))
     }
 
-    /// He was surely no member at any moment at which the message can have been stored. Where Redis may lose, the group's
-    /// record has to say so, too: a leave that was lost made him a member again.
-    pub(super) fn forbids(&self, user: u32, group: u32, message: (u32, &Message), may_redis_lose: bool) -> bool {
-        let (number, message) = message;
+    /// He was surely no member at any moment at which the message can have been stored.
+    pub(super) fn forbids(&self, user: u32, group: u32, message: &Message) -> bool {
         let Some(first_us) = message.invoked_us else { return false };
         let last_us = message.acked_us.unwrap_or(u64::MAX);
         let possible = self.ways.get(&(user, group)).map_or(&[][..], |way| &way.possible);
-        let is_outside = !possible.iter().any(|&(from, to)| from <= last_us && first_us <= to);
-        is_outside && (!may_redis_lose || self.is_in_record(user, group, number) == Some(false))
+        !possible.iter().any(|&(from, to)| from <= last_us && first_us <= to)
     }
 
     /// Users and groups where the last answer was to a join, when that was; and the record has him, too.

@@ -82,8 +82,8 @@ fn is_odd(story: &Story, device: &Device, delivery: &Delivery, verdict: &mut Ver
 /// Stored when its user was no member. Who named a place in the stream may go on there as a guest, and is not judged. Nor is
 /// anybody where Redis may lose: what a node appends again is stored then, and for who has joined meanwhile.
 fn is_outsider(story: &Story, device: &Device, delivery: &Delivery, verdict: &mut Verdict) -> bool {
-    let may_be = !delivery.is_named && !verdict.may_redis_lose();
-    let is_out = may_be && story.is_forbidden(device, delivery.message, false);
+    let is_judged = !delivery.is_named && !verdict.may_redis_lose();
+    let is_out = is_judged && story.is_forbidden(device, delivery.message);
     if is_out {
         let says = "no member when it was stored: before his join, or after he had left".to_owned();
         verdict.add(Class::Outsider, || example(story, device, delivery, says));

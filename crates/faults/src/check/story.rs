@@ -202,9 +202,8 @@ impl Story {
     }
 
     /// Whether it must not get it, because its user was no member.
-    pub(super) fn is_forbidden(&self, device: &Device, message: u32, may_redis_lose: bool) -> bool {
-        let of_message = (message, &self.messages[message as usize]);
-        let forbids = |group| self.memberships.forbids(device.user, group, of_message, may_redis_lose);
+    pub(super) fn is_forbidden(&self, device: &Device, message: u32) -> bool {
+        let forbids = |group| self.memberships.forbids(device.user, group, &self.messages[message as usize]);
         device.of.group().is_some_and(forbids)
     }
 

@@ -112,15 +112,9 @@ local function general()
     return nil, m.b > 0
   end
 
-  -- The nodes of an address, each once.
-  local function nodes_of(tail, item)
-    local nodes, seen = {}, {}
-    each_location(tail, function(_, _, node)
-      if not seen[node] then
-        seen[node] = true
-        nodes[#nodes + 1] = node
-      end
-    end)
+  -- Where an address is published: at its nodes, or once for everybody.
+  local function receivers_of(tail, item)
+    local nodes = nodes_of(tail)
     return #nodes > NODES_MAX and item == EVERYBODY and { '' } or nodes
   end
 
@@ -129,7 +123,7 @@ local function general()
     local raw = a.raw
     if raw then a.meta = parse(raw) elseif call('EXISTS', a.meta_key) == 1 then call('GET', a.meta_key) end
     local m = a.meta
-    if m then a.nodes = nodes_of(m.tail, a.item) end
+    if m then a.nodes = receivers_of(m.tail, a.item) end
     local is_young = m and now - m.t < young
     local before, length = {}, nil
     for _, one in ipairs(a.messages) do
@@ -262,7 +256,7 @@ local function general()
     end
   end
 
-  made = { arguments = arguments, nodes_of = nodes_of, plan = plan, settle = settle, store = store, answer = answer }
+  made = { arguments = arguments, receivers_of = receivers_of, plan = plan, settle = settle, store = store, answer = answer }
   return made
 end
 
@@ -294,7 +288,7 @@ local function store_common(heads, item, raw, first, messages, stamp)
     if d and 92 + n + d == size then
       node = sub(raw, 93, 92 + n)
     else
-      nodes = general().nodes_of(sub(raw, HEAD_BYTES + 1), item)
+      nodes = general().receivers_of(sub(raw, HEAD_BYTES + 1), item)
     end
   end
   local b, link, bytes, oldest, expiry, _, _, version = unpack_struct('>I8I8I8I8I8I8I8I8', raw, 10)

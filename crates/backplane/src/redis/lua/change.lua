@@ -99,13 +99,7 @@ local function one_request(key, at)
   if is_new then
     m = begin(epoch, now, life, of, rest)
   end
-  local nodes, seen = {}, {}
-  each_location(m.tail, function(_, _, node)
-    if not seen[node] then
-      seen[node] = true
-      nodes[#nodes + 1] = node
-    end
-  end)
+  local nodes = nodes_of(m.tail)
   -- Behind everything that was ever seen of this group, also of a record that expired and of a history that was lost.
   local before = m.v
   m.v = max(now, before + 1, newest + 1, (again or 0) + 1)

@@ -79,6 +79,18 @@ local function each_location(tail, fn)
   end
 end
 
+-- The nodes of an address, each once, in the order of their first registration.
+local function nodes_of(tail)
+  local nodes, seen = {}, {}
+  each_location(tail, function(_, _, node)
+    if not seen[node] then
+      seen[node] = true
+      nodes[#nodes + 1] = node
+    end
+  end)
+  return nodes
+end
+
 -- The tail with this registration in it; a lower number than the one there changes nothing. Who gave its place does not get
 -- it back by registering again.
 local function register(tail, reg, connection, node, device)

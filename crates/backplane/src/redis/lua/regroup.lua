@@ -36,14 +36,7 @@ for key = 1, #KEYS, 2 do
   at = at + 3
 end
 
-for _, of in ipairs(order) do
-  local m, seen = changed[of], {}
-  -- What was written is answered, whatever the locations are.
-  pcall(each_location, m.tail, function(_, _, node)
-    if seen[node] then return end
-    seen[node] = true
-    tell(node, of, m.v, 'g')
-  end)
-end
+-- What was written is answered, whatever the locations are.
+for _, of in ipairs(order) do pcall(tell_all, of, changed[of], 'g') end
 publish_told(ARGV[3], ARGV[4])
 return answers

@@ -14,6 +14,11 @@ local function tell(node, record, v, body)
   table.insert(told[node], pack('>BI2', 3, #record) .. record .. STUB_TAG .. pack('>I8I8I8I4', 0, 0, v, #body) .. body)
 end
 
+-- The same to every node where an address is.
+local function tell_all(record, m, body)
+  for _, node in ipairs(nodes_of(m.tail)) do tell(node, record, m.v, body) end
+end
+
 -- Only hints: nothing of what is stored depends on whether they come.
 local function publish_told(command, prefix)
   for i = 1, #told_order do
